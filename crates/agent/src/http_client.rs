@@ -1,0 +1,157 @@
+//! A small HTTP/1 client for neighbours: Envoy's admin interface and the application. One connection a request, so that
+//! nothing is kept between scrapes and probes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+/// A response whose connection lives as long as it does.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+}
+
+/// A response's body, with the task that drives its connection.
+pub(crate) struct Body {
+    incoming: Incoming,
+    _connection: JoinSet<()>,
+}
+
+/// Sends a request over a new connection.
+///
+/// # Errors
+/// When nobody listens or the answer is no HTTP.
+pub(crate) async fn send(
+    address: SocketAddr,
+    method: Method,
+    path_and_query: &str,
+    host: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Answer> {
+    let stream = TcpStream::connect(address).await.with_context(|| address.to_string())?;
+    send_over(stream, method, path_and_query, host, headers)
+        .await
+        .with_context(|| address.to_string())
+}
+
+/// Sends a request over a connection that is there already.
+///
+/// # Errors
+/// When the answer is no HTTP.
+pub(crate) async fn send_over<S>(
+    stream: S,
+    method: Method,
+    path_and_query: &str,
+    host: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut tasks = JoinSet::new();
+    // How the connection ends shows in the request or the body.
+    tasks.spawn(async move { drop(connection.await) });
+    let mut request = Request::new(Full::new(Bytes::new()));
+    *request.method_mut() = method;
+    *request.uri_mut() = path_and_query
+        .parse()
+        .with_context(|| format!("path `{path_and_query}`"))?;
+    *request.headers_mut() = headers;
+    request.headers_mut().entry(http::header::HOST).or_insert(host.parse()?);
+    let response: Response<Incoming> = sender.send_request(request).await?;
+    let (parts, incoming) = response.into_parts();
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: Body {
+            incoming,
+            _connection: tasks,
+        },
+    })
+}
+
+/// Connects from a certain local address, which tells interception that the connection is the agent's.
+///
+/// # Errors
+/// When the address cannot be bound or nobody listens.
+pub(crate) async fn connect_from(local: Option<IpAddr>, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if let Some(local) = local {
+        socket.bind(SocketAddr::new(local, 0))?;
+    }
+    socket.connect(address).await
+}
+
+/// Asks a neighbour for something short, all of it within `timeout`.
+///
+/// # Errors
+/// When there is no answer in time, or it is longer than `limit` bytes.
+pub(crate) async fn get(
+    address: SocketAddr,
+    path: &str,
+    timeout: Duration,
+    limit: usize,
+) -> anyhow::Result<(StatusCode, String)> {
+    short(address, Method::GET, path, timeout, limit).await
+}
+
+/// The same with another method.
+///
+/// # Errors
+/// As [`get`].
+pub(crate) async fn short(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    timeout: Duration,
+    limit: usize,
+) -> anyhow::Result<(StatusCode, String)> {
+    let exchange = async {
+        let answer = send(address, method, path, &address.to_string(), HeaderMap::new()).await?;
+        let status = answer.status;
+        let body = answer.body.collect(limit).await?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::time::timeout(timeout, exchange)
+        .await
+        .with_context(|| format!("no answer from {address} in {timeout:?}"))?
+}
+
+// === impl Body ===
+
+impl Body {
+    /// The next piece.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        loop {
+            match self.incoming.frame().await? {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some(Ok(data));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// All of it, if it is not longer than `limit` bytes.
+    pub(crate) async fn collect(self, limit: usize) -> anyhow::Result<Bytes> {
+        let collected = Limited::new(self.incoming, limit).collect().await;
+        Ok(collected.map_err(|error| anyhow::anyhow!("body: {error}"))?.to_bytes())
+    }
+}

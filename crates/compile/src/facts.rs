@@ -1,0 +1,533 @@
+//! What each family of resources may know of a proxy. Proxies whose facts are equal form a class and share everything.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lateen_model::endpoint::Instance;
+use lateen_model::gateway::GatewaySelector;
+use lateen_model::mesh::ProxyConfig;
+use lateen_model::policy::Scope as PolicyScope;
+use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
+use lateen_model::route::GatewayRef;
+use lateen_model::{Labels, Proxy, ServiceKey, Shared, Snapshot, Table};
+use lateen_names::{ClusterId, Locality, Namespace, Network, ObjectKey};
+
+/// A family of resources: one key, one list, one difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Clusters that are called.
+    OutboundClusters,
+    /// Clusters of the application itself.
+    InboundClusters,
+    /// Endpoints of the clusters that are called.
+    Endpoints,
+    /// Listeners for calls; all listeners of a gateway.
+    OutboundListeners,
+    /// Listeners for being called.
+    InboundListeners,
+    /// Route tables.
+    Routes,
+    /// Key material.
+    Secrets,
+    /// The name table.
+    NameTable,
+}
+
+impl Family {
+    /// All of them, in push order.
+    pub const ALL: [Self; 8] = [
+        Self::OutboundClusters,
+        Self::InboundClusters,
+        Self::Endpoints,
+        Self::OutboundListeners,
+        Self::InboundListeners,
+        Self::Routes,
+        Self::Secrets,
+        Self::NameTable,
+    ];
+
+    /// The xDS type of its resources.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::OutboundClusters | Self::InboundClusters => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::OutboundListeners | Self::InboundListeners => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Secrets => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable",
+        }
+    }
+}
+
+/// Facts that everything outbound sees: clusters, virtual hosts, and in part listeners and endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OutboundFacts {
+    /// Kind.
+    pub kind: ProxyKind,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Cluster.
+    pub cluster: ClusterId,
+    /// Network.
+    pub network: Network,
+    /// Address families.
+    pub families: IpFamilies,
+    /// Interception.
+    pub interception: Interception,
+    /// DNS domain of short names.
+    pub dns_domain: Arc<str>,
+    /// Options.
+    pub options: Options,
+    /// Capabilities.
+    pub capabilities: Capabilities,
+    /// ProxyConfig.
+    pub config: Shared<ProxyConfig>,
+    /// The Sidecar object in force.
+    pub sidecar: Option<ObjectKey>,
+    /// DestinationRules whose workload selector matches.
+    pub rules: Vec<ObjectKey>,
+    /// Those sets of `sourceLabels` in VirtualServices that match.
+    pub source_labels: BTreeSet<Labels>,
+    /// EnvoyFilters in force, in order of application.
+    pub envoy_filters: Vec<ObjectKey>,
+    /// Telemetries in force: root, namespace, workload.
+    pub telemetries: Vec<ObjectKey>,
+    /// Gateways that select the proxy, oldest first (routers only).
+    pub gateways: Vec<ObjectKey>,
+    /// Services and ports at the proxy (routers only): a Gateway's port is the service's, its listener the target port.
+    pub gateway_ports: Vec<Instance>,
+    /// Authorization, request authentication policies in force (routers only).
+    pub policies: Policies,
+    /// Where the proxy is, where some cluster with inline endpoints orders them by place; else `None`.
+    pub place: Option<Place>,
+}
+
+/// Where a proxy is, as far as the order of endpoints depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Locality.
+    pub locality: Locality,
+    /// Those of its labels that some rule orders endpoints by (`failoverPriority`).
+    pub labels: Labels,
+}
+
+/// Further facts that outbound listeners see.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListenerFacts {
+    /// See [`OutboundFacts`].
+    pub outbound: OutboundFacts,
+    /// Facts that only telemetry sees.
+    pub telemetry: TelemetryFacts,
+    /// Own addresses, for proxies without interception and headless services without oneself; first the primary one.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What telemetry names a proxy by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TelemetryFacts {
+    /// Canonical service.
+    pub canonical_name: Arc<str>,
+    /// Canonical revision.
+    pub canonical_revision: Arc<str>,
+    /// Mesh ID.
+    pub mesh_id: Arc<str>,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Service account.
+    pub service_account: Arc<str>,
+    /// Workload.
+    pub workload: Arc<str>,
+    /// Cluster.
+    pub cluster: ClusterId,
+}
+
+/// Facts that endpoints see.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EndpointFacts {
+    /// See [`OutboundFacts`].
+    pub outbound: OutboundFacts,
+    /// Where the proxy is.
+    pub locality: Locality,
+    /// Its node, where some visible service is local to nodes.
+    pub node: Option<Arc<str>>,
+    /// Those of its labels that some rule orders endpoints by (`failoverPriority`).
+    pub labels: Labels,
+}
+
+/// Keys of policies in force, each list in order of application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Policies {
+    /// PeerAuthentications: root, namespace, workload.
+    pub peer: Vec<ObjectKey>,
+    /// RequestAuthentications.
+    pub request: Vec<ObjectKey>,
+    /// AuthorizationPolicies.
+    pub authorization: Vec<ObjectKey>,
+}
+
+/// Facts that everything inbound sees.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct InboundFacts {
+    /// Kind.
+    pub kind: ProxyKind,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Cluster.
+    pub cluster: ClusterId,
+    /// Address families.
+    pub families: IpFamilies,
+    /// Interception.
+    pub interception: Interception,
+    /// Options.
+    pub options: Options,
+    /// Capabilities.
+    pub capabilities: Capabilities,
+    /// ProxyConfig.
+    pub config: Shared<ProxyConfig>,
+    /// The Sidecar object in force.
+    pub sidecar: Option<ObjectKey>,
+    /// What is served here, in the order in which services win conflicts over a port.
+    pub instances: Vec<Instance>,
+    /// Policies in force.
+    pub policies: Policies,
+    /// EnvoyFilters in force.
+    pub envoy_filters: Vec<ObjectKey>,
+    /// Telemetries in force.
+    pub telemetries: Vec<ObjectKey>,
+    /// Facts that only telemetry sees.
+    pub telemetry: TelemetryFacts,
+    /// Own addresses, where they are bound or matched (without interception) or passed on to; else empty.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// All keys of one proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Classes {
+    /// Clusters, routes, name table, secrets.
+    pub outbound: OutboundFacts,
+    /// Outbound listeners.
+    pub listeners: ListenerFacts,
+    /// Endpoints.
+    pub endpoints: EndpointFacts,
+    /// Inbound clusters and listeners.
+    pub inbound: InboundFacts,
+}
+
+impl Classes {
+    /// Reads off a proxy what each family may know of it.
+    pub fn of(snapshot: &Snapshot, proxy: &Proxy) -> Self {
+        let sidecar = sidecar_of(snapshot, proxy);
+        let envoy_filters = in_force(&snapshot.envoy_filters, snapshot, proxy, |filter| &filter.scope);
+        let telemetries = in_force(&snapshot.telemetries, snapshot, proxy, |telemetry| &telemetry.scope);
+        let policies = Policies {
+            peer: in_force(&snapshot.peer_authentications, snapshot, proxy, |policy| &policy.scope),
+            request: in_force(&snapshot.request_authentications, snapshot, proxy, |policy| {
+                &policy.scope
+            }),
+            authorization: in_force(&snapshot.authorization_policies, snapshot, proxy, |policy| {
+                &policy.scope
+            }),
+        };
+        let instances = instances_of(snapshot, proxy);
+        let labels = ordering_labels(snapshot, proxy);
+        let router = proxy.kind == ProxyKind::Router;
+        let outbound = OutboundFacts {
+            kind: proxy.kind,
+            namespace: proxy.namespace.clone(),
+            cluster: proxy.cluster.clone(),
+            network: proxy.network.clone(),
+            families: proxy.families(),
+            interception: proxy.interception,
+            dns_domain: Arc::clone(&proxy.dns_domain),
+            options: proxy.options.clone(),
+            capabilities: proxy.capabilities,
+            config: proxy.config.clone(),
+            sidecar: sidecar.clone(),
+            rules: selected_rules(snapshot, proxy),
+            source_labels: source_labels(snapshot, proxy),
+            envoy_filters: envoy_filters.clone(),
+            telemetries: telemetries.clone(),
+            gateways: if router {
+                gateways_of(snapshot, proxy, &instances)
+            } else {
+                Vec::new()
+            },
+            gateway_ports: if router { instances.clone() } else { Vec::new() },
+            policies: if router { policies.clone() } else { Policies::default() },
+            place: places_inline(snapshot).then(|| Place {
+                locality: proxy.locality.clone(),
+                labels: labels.clone(),
+            }),
+        };
+        let telemetry = TelemetryFacts {
+            canonical_name: Arc::clone(&proxy.canonical.0),
+            canonical_revision: Arc::clone(&proxy.canonical.1),
+            mesh_id: Arc::clone(&proxy.mesh_id),
+            namespace: proxy.namespace.clone(),
+            service_account: Arc::clone(&proxy.service_account),
+            workload: Arc::clone(&proxy.workload),
+            cluster: proxy.cluster.clone(),
+        };
+        let sidecar_key = sidecar.clone();
+        let bound = proxy.interception == Interception::None && !router;
+        let headless = snapshot_has_own_headless(snapshot, &instances);
+        Self {
+            listeners: ListenerFacts {
+                outbound: outbound.clone(),
+                telemetry: telemetry.clone(),
+                addresses: if bound || headless {
+                    proxy.addresses.clone()
+                } else {
+                    Vec::new()
+                },
+            },
+            endpoints: EndpointFacts {
+                outbound: outbound.clone(),
+                locality: proxy.locality.clone(),
+                node: if any_node_local(snapshot) {
+                    proxy.node.clone()
+                } else {
+                    None
+                },
+                labels,
+            },
+            inbound: InboundFacts {
+                kind: proxy.kind,
+                namespace: proxy.namespace.clone(),
+                cluster: proxy.cluster.clone(),
+                families: proxy.families(),
+                interception: proxy.interception,
+                options: proxy.options.clone(),
+                capabilities: proxy.capabilities,
+                config: proxy.config.clone(),
+                sidecar,
+                instances,
+                policies,
+                envoy_filters,
+                telemetries,
+                telemetry,
+                addresses: if bound || forwards_to_pod(snapshot, sidecar_key.as_ref()) {
+                    proxy.addresses.clone()
+                } else {
+                    Vec::new()
+                },
+            },
+            outbound,
+        }
+    }
+}
+
+/// The Sidecar in force: one that selects the proxy, else its namespace's, else the root namespace's; the oldest of several.
+fn sidecar_of(snapshot: &Snapshot, proxy: &Proxy) -> Option<ObjectKey> {
+    if proxy.kind != ProxyKind::Sidecar {
+        return None;
+    }
+    let root = &snapshot.mesh.root_namespace;
+    let rank = |(_, sidecar): &(&ObjectKey, &Shared<lateen_model::sidecar::Sidecar>)| match &sidecar.selector {
+        Some(selector) if sidecar.namespace == proxy.namespace && selector.matches(&proxy.labels) => Some(0_u8),
+        None if sidecar.namespace == proxy.namespace => Some(1),
+        None if sidecar.namespace == *root => Some(2),
+        _ => None,
+    };
+    snapshot
+        .sidecars
+        .iter()
+        .filter_map(|entry| rank(&entry).map(|rank| (rank, entry.1.created, entry.0)))
+        .min()
+        .map(|(_, _, key)| key.clone())
+}
+
+/// Policies of the root namespace, then of the proxy's; within each those for everything, then those that select it;
+/// older first.
+fn in_force<T>(
+    table: &Table<ObjectKey, T>,
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    scope: impl Fn(&T) -> &PolicyScope,
+) -> Vec<ObjectKey> {
+    let root = &snapshot.mesh.root_namespace;
+    let mut found: Vec<_> = table
+        .iter()
+        .filter_map(|(key, policy)| {
+            let scope = scope(policy);
+            let in_root = scope.namespace == *root;
+            if !in_root && scope.namespace != proxy.namespace {
+                return None;
+            }
+            let selected = if scope.targets.is_empty() {
+                scope.selector.matches(&proxy.labels)
+            } else {
+                proxy.kind != ProxyKind::Sidecar && scope.targets.iter().any(|target| targets(target, proxy, scope))
+            };
+            selected.then(|| {
+                let rank = match (in_root, scope.selector.is_empty() && scope.targets.is_empty()) {
+                    (true, true) => 0_u8,
+                    (true, false) => 1,
+                    (false, true) => 2,
+                    (false, false) => 3,
+                };
+                (rank, scope.created, key)
+            })
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, _, key)| key.clone()).collect()
+}
+
+/// Whether a policy attached to a Gateway concerns this proxy of it.
+fn targets(target: &lateen_model::policy::TargetRef, proxy: &Proxy, scope: &PolicyScope) -> bool {
+    &*target.kind == "Gateway"
+        && scope.namespace == proxy.namespace
+        && proxy.labels.get("gateway.networking.k8s.io/gateway-name") == Some(&target.name)
+}
+
+fn instances_of(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Instance> {
+    let instances = proxy
+        .addresses
+        .iter()
+        .filter_map(|address| snapshot.instances.get(&(proxy.cluster.clone(), *address)))
+        .flat_map(|instances| &instances.instances);
+    // The order tells which of several services wins a port; another address of the same workload only repeats them.
+    let mut all: Vec<Instance> = Vec::new();
+    for instance in instances {
+        if !all.contains(instance) {
+            all.push(instance.clone());
+        }
+    }
+    all
+}
+
+fn gateways_of(snapshot: &Snapshot, proxy: &Proxy, instances: &[Instance]) -> Vec<ObjectKey> {
+    let own_namespace_only = snapshot.mesh.feature("PILOT_SCOPE_GATEWAY_TO_NAMESPACE", false);
+    let mut found: Vec<_> = snapshot
+        .gateways
+        .iter()
+        .filter(|(_, gateway)| match &gateway.selects {
+            GatewaySelector::Labels(selector) => {
+                selector.matches(&proxy.labels) && (!own_namespace_only || gateway.namespace == proxy.namespace)
+            }
+            GatewaySelector::Services(hosts) => instances.iter().any(|instance| hosts.contains(&instance.service.host)),
+        })
+        .map(|(key, gateway)| (gateway.created, &key.name, &key.namespace, key))
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, _, _, key)| key.clone()).collect()
+}
+
+fn selected_rules(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ObjectKey> {
+    snapshot
+        .destination_rules
+        .iter()
+        .filter(|(_, rule)| {
+            rule.namespace == proxy.namespace
+                && rule
+                    .workload_selector
+                    .as_ref()
+                    .is_some_and(|selector| selector.matches(&proxy.labels))
+        })
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
+fn source_labels(snapshot: &Snapshot, proxy: &Proxy) -> BTreeSet<Labels> {
+    let here = |gateways: &[GatewayRef]| gateways.contains(&GatewayRef::Mesh) || proxy.kind == ProxyKind::Router;
+    snapshot
+        .virtual_services
+        .values()
+        .filter(|service| here(&service.gateways))
+        .flat_map(|service| {
+            let http = service
+                .http
+                .iter()
+                .flat_map(|route| route.matches.iter().map(|m| &m.source.labels));
+            let tls = service
+                .tls
+                .iter()
+                .flat_map(|route| route.matches.iter().map(|m| &m.source.labels));
+            let tcp = service
+                .tcp
+                .iter()
+                .flat_map(|route| route.matches.iter().map(|m| &m.source.labels));
+            http.chain(tls).chain(tcp)
+        })
+        .filter(|labels| !labels.is_empty() && labels.iter().all(|(key, value)| proxy.labels.get(key) == Some(value)))
+        .cloned()
+        .collect()
+}
+
+/// Whether a Sidecar's inbound listeners pass connections on to the pod's own address.
+fn forwards_to_pod(snapshot: &Snapshot, sidecar: Option<&ObjectKey>) -> bool {
+    sidecar
+        .and_then(|key| snapshot.sidecars.get(key))
+        .is_some_and(|sidecar| {
+            let targets = sidecar
+                .ingress
+                .iter()
+                .filter_map(|ingress| ingress.default_endpoint.as_deref());
+            targets
+                .into_iter()
+                .any(|target| target.starts_with("0.0.0.0:") || target.starts_with("[::]:"))
+        })
+}
+
+/// Whether the proxy itself is an endpoint of a headless service: then its listeners leave out its own address.
+fn snapshot_has_own_headless(snapshot: &Snapshot, instances: &[Instance]) -> bool {
+    instances.iter().any(|instance| {
+        let key: &ServiceKey = &instance.service;
+        snapshot.services.get(key).is_some_and(|service| service.is_headless())
+    })
+}
+
+fn any_node_local(snapshot: &Snapshot) -> bool {
+    use lateen_model::service::TrafficDistribution;
+    snapshot
+        .services
+        .values()
+        .any(|service| service.node_local || service.traffic_distribution == TrafficDistribution::PreferSameNode)
+        || failover_labels(snapshot).contains("kubernetes.io/hostname")
+}
+
+/// Whether some cluster with inline endpoints may order them by place.
+fn places_inline(snapshot: &Snapshot) -> bool {
+    use lateen_model::service::Resolution;
+    snapshot
+        .services
+        .iter()
+        .filter(|(_, service)| matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin))
+        .filter_map(|(key, _)| snapshot.endpoints.get(key))
+        .flat_map(|endpoints| endpoints.by_port.values().flatten())
+        .any(|endpoint| !endpoint.workload.locality.is_empty())
+}
+
+/// The labels by which some rule orders endpoints.
+fn failover_labels(snapshot: &Snapshot) -> BTreeSet<&str> {
+    use lateen_model::destination::{LocalityLb, TrafficPolicy};
+    fn of_policy(policy: &TrafficPolicy) -> impl Iterator<Item = &LocalityLb> {
+        policy
+            .load_balancer
+            .as_ref()
+            .and_then(|balancer| balancer.locality.as_ref())
+            .into_iter()
+    }
+    fn deep(policy: &TrafficPolicy) -> impl Iterator<Item = &LocalityLb> {
+        of_policy(policy).chain(policy.ports.values().flat_map(of_policy))
+    }
+    let rules = snapshot
+        .destination_rules
+        .values()
+        .flat_map(|rule| deep(&rule.policy).chain(rule.subsets.iter().flat_map(|subset| deep(&subset.policy))));
+    std::iter::once(&snapshot.mesh.locality_lb)
+        .chain(rules)
+        .flat_map(|locality| &locality.failover_priority)
+        .map(|entry| entry.split('=').next().unwrap_or_default())
+        .collect()
+}
+
+fn ordering_labels(snapshot: &Snapshot, proxy: &Proxy) -> Labels {
+    failover_labels(snapshot)
+        .into_iter()
+        .filter_map(|key| proxy.labels.get_key_value(key))
+        .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
+        .collect()
+}

@@ -1,0 +1,107 @@
+//! Compiles views of a snapshot to Envoy resources.
+//!
+//! The work is cut in two. *Select* reads a snapshot through the facts that one class of proxies shares ([`Classes`]) and
+//! lists [`Input`]s; *build* makes one resource of one input and sees nothing else. So an input is a perfect cache key,
+//! a class is a perfect cache key for a list of inputs, and neither is ever written by hand: both are derived.
+//!
+//! Failure policy: a broken input builds to a fixed result (a 500, a refused connection) with a [`Diagnostic`](lateen_model::Diagnostic); nothing
+//! that a user writes makes compilation fail or panic.
+
+pub mod built;
+pub mod cluster;
+pub mod endpoint;
+pub mod envoyfilter;
+pub mod facts;
+pub mod listener;
+pub mod mtls;
+pub mod names;
+pub mod nametable;
+pub mod route;
+pub mod scope;
+pub mod secret;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use lateen_model::{Proxy, Snapshot};
+
+pub use built::{Built, Resource};
+pub use facts::{Classes, Family};
+pub use scope::Scope;
+
+/// What one resource is made of. Two equal inputs build equal bytes, in any process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// A cluster.
+    Cluster(cluster::Input),
+    /// A cluster that an EnvoyFilter adds.
+    AddedCluster(envoyfilter::Input),
+    /// The endpoints of a cluster.
+    Endpoints(endpoint::Input),
+    /// A listener.
+    Listener(listener::Input),
+    /// A route table.
+    Routes(route::Input),
+    /// The table of names that the agent's DNS proxy answers from.
+    NameTable(nametable::Input),
+    /// Key material of a gateway.
+    Secret(secret::Input),
+}
+
+impl Input {
+    /// Builds the resource.
+    pub fn build(&self) -> Built {
+        match self {
+            Self::Cluster(input) => input.build(),
+            Self::AddedCluster(input) => input.build(),
+            Self::Endpoints(input) => input.build(),
+            Self::Listener(input) => input.build(),
+            Self::Routes(input) => input.build(),
+            Self::NameTable(input) => input.build(),
+            Self::Secret(input) => input.build(),
+        }
+    }
+}
+
+/// Lists what the proxies of a class hold of one family, in the order in which Envoy gets it. A later input whose
+/// resource has the name of an earlier one is left out by the caller: the earlier wins.
+pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Classes) -> Vec<Input> {
+    match family {
+        Family::OutboundClusters => {
+            let mut all = wrap(cluster::outbound(snapshot, scope, &classes.outbound), Input::Cluster);
+            all.extend(wrap(
+                envoyfilter::clusters(snapshot, &classes.outbound),
+                Input::AddedCluster,
+            ));
+            all
+        }
+        Family::InboundClusters => wrap(cluster::inbound(snapshot, &classes.inbound), Input::Cluster),
+        Family::Endpoints => wrap(endpoint::select(snapshot, scope, &classes.endpoints), Input::Endpoints),
+        Family::OutboundListeners => wrap(listener::outbound(snapshot, scope, &classes.listeners), Input::Listener),
+        Family::InboundListeners => wrap(listener::inbound(snapshot, &classes.inbound), Input::Listener),
+        Family::Routes => wrap(route::select(snapshot, scope, &classes.outbound), Input::Routes),
+        Family::NameTable => wrap(nametable::select(snapshot, scope, &classes.outbound), Input::NameTable),
+        Family::Secrets => wrap(secret::select(snapshot, &classes.outbound), Input::Secret),
+    }
+}
+
+fn wrap<T>(inputs: Vec<T>, variant: fn(T) -> Input) -> Vec<Input> {
+    inputs.into_iter().map(variant).collect()
+}
+
+/// Everything one proxy would hold, compiled without any cache: what `lateen render` prints and what caches are tested
+/// against.
+pub fn compile_alone(snapshot: &Snapshot, proxy: &Proxy) -> Vec<(Family, Arc<Built>)> {
+    let classes = Classes::of(snapshot, proxy);
+    let scope = Scope::new(snapshot, &classes.outbound);
+    Family::ALL
+        .into_iter()
+        .flat_map(|family| {
+            select(family, snapshot, &scope, &classes)
+                .into_iter()
+                .map(move |input| (family, input))
+        })
+        .map(|(family, input)| (family, Arc::new(input.build())))
+        .collect()
+}

@@ -1,0 +1,137 @@
+//! Listeners: for calls, for being called, for gateways.
+
+mod chain;
+mod gateway;
+mod hcm;
+mod inbound;
+mod outbound;
+pub(crate) mod plan;
+mod security;
+pub(crate) mod servers;
+mod tcp;
+mod telemetry;
+mod tls;
+
+use std::sync::Arc;
+
+use lateen_model::mesh::{Mesh, ProxyConfig};
+use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
+use lateen_model::{Shared, Snapshot};
+use lateen_names::ObjectRef;
+use lateen_proto::envoy::config::listener::v3 as pb;
+
+use crate::Scope;
+use crate::built::{Built, Resource};
+use crate::facts::{InboundFacts, ListenerFacts, TelemetryFacts};
+
+pub use telemetry::TelemetryInput;
+
+/// What a listener is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Input {
+    common: Common,
+    kind: Kind,
+}
+
+/// What the listeners of a class have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Common {
+    pub(crate) mesh: Shared<Mesh>,
+    pub(crate) config: Shared<ProxyConfig>,
+    pub(crate) proxy: ProxyKind,
+    pub(crate) interception: Interception,
+    pub(crate) families: IpFamilies,
+    pub(crate) options: Options,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) names: TelemetryFacts,
+    pub(crate) telemetry: TelemetryInput,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    Outbound(outbound::Outbound),
+    VirtualOutbound(outbound::Catchall),
+    HttpProxy(outbound::HttpProxy),
+    Inbound(inbound::Inbound),
+    Gateway(gateway::Gateway),
+}
+
+impl Input {
+    /// Builds the listener.
+    pub fn build(&self) -> Built {
+        let (listener, origins): (pb::Listener, Vec<ObjectRef>) = match &self.kind {
+            Kind::Outbound(input) => (input.build(&self.common), input.origins()),
+            Kind::VirtualOutbound(input) => (input.build(&self.common), Vec::new()),
+            Kind::HttpProxy(input) => (input.build(&self.common), Vec::new()),
+            Kind::Inbound(input) => (input.build(&self.common), Vec::new()),
+            Kind::Gateway(input) => (input.build(&self.common), input.origins()),
+        };
+        Built::new(
+            Resource::encode(Arc::<str>::from(listener.name.as_str()), &listener),
+            origins,
+        )
+    }
+}
+
+/// Lists the listeners for calls of a sidecar, or all listeners of a gateway.
+pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Vec<Input> {
+    let out = &facts.outbound;
+    let common = Common {
+        mesh: snapshot.mesh.clone(),
+        config: out.config.clone(),
+        proxy: out.kind,
+        interception: out.interception,
+        families: out.families,
+        options: out.options.clone(),
+        capabilities: out.capabilities,
+        names: facts.telemetry.clone(),
+        telemetry: TelemetryInput::select(snapshot, &out.telemetries),
+    };
+    let kinds: Vec<Kind> = match out.kind {
+        ProxyKind::Sidecar => {
+            let planned = outbound::select(snapshot, scope, facts).into_iter().map(Kind::Outbound);
+            let catchall = outbound::catchall(snapshot, scope, out)
+                .into_iter()
+                .map(Kind::VirtualOutbound);
+            let proxy = outbound::http_proxy(out).into_iter().map(Kind::HttpProxy);
+            planned.chain(catchall).chain(proxy).collect()
+        }
+        ProxyKind::Router => gateway::select(snapshot, scope, out)
+            .into_iter()
+            .map(Kind::Gateway)
+            .collect(),
+        ProxyKind::Waypoint | ProxyKind::Ztunnel => Vec::new(),
+    };
+    kinds
+        .into_iter()
+        .map(|kind| Input {
+            common: common.clone(),
+            kind,
+        })
+        .collect()
+}
+
+/// Lists the listeners for being called of a sidecar.
+pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
+    if facts.kind != ProxyKind::Sidecar {
+        return Vec::new();
+    }
+    let common = Common {
+        mesh: snapshot.mesh.clone(),
+        config: facts.config.clone(),
+        proxy: facts.kind,
+        interception: facts.interception,
+        families: facts.families,
+        options: facts.options.clone(),
+        capabilities: facts.capabilities,
+        names: facts.telemetry.clone(),
+        telemetry: TelemetryInput::select(snapshot, &facts.telemetries),
+    };
+    inbound::select(snapshot, facts)
+        .into_iter()
+        .map(|input| Input {
+            common: common.clone(),
+            kind: Kind::Inbound(input),
+        })
+        .collect()
+}

@@ -1,0 +1,362 @@
+//! Which outbound listeners a sidecar opens: one per address and port, with the chains that share it.
+//!
+//! HTTP services share one listener per port and are told apart by virtual host. TCP services have a listener on their own
+//! address where they have one. Where both want the same listener, the protocol is sniffed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use lateen_model::endpoint::{Address, Endpoints};
+use lateen_model::proxy::Interception;
+use lateen_model::service::{Protocol, Registry, Resolution};
+use lateen_model::sidecar::CaptureMode;
+use lateen_model::{Service, Shared, Snapshot};
+
+use crate::facts::OutboundFacts;
+use crate::scope::EgressScope;
+
+/// How the connections of a listener are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    /// HTTP only.
+    Http,
+    /// Bytes only.
+    Tcp,
+    /// Sniffed.
+    Auto,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Bind {
+    /// Addresses (or one Unix socket), the first names the listener.
+    pub addresses: Vec<Arc<str>>,
+    /// Whether a socket is really opened, rather than connections handed over by the virtual listener.
+    pub to_port: bool,
+}
+
+/// A service that connects as bytes on a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TcpService {
+    /// The service.
+    pub service: Shared<Service>,
+    /// Its port.
+    pub port: u16,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Ranges that tell it apart on a shared listener.
+    pub ranges: Vec<IpNet>,
+    /// Whether only the server name tells it apart.
+    pub by_name: bool,
+    /// Which egress entry it belongs to.
+    pub egress: usize,
+}
+
+/// One outbound listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Planned {
+    /// Where.
+    pub bind: Bind,
+    /// Port; 0 for a Unix socket.
+    pub port: u16,
+    /// How.
+    pub kind: Kind,
+    /// What the service speaks that asked for the listener first.
+    pub http: Protocol,
+    /// Name of the route table, if there is HTTP.
+    pub routes: Option<Arc<str>>,
+    /// Whether HTTP must be told from other bytes.
+    pub sniff_http: bool,
+    /// TCP services in order.
+    pub tcp: Vec<TcpService>,
+    /// Which egress entry its routes come from.
+    pub egress: usize,
+    /// Whether an earlier egress entry claimed it.
+    locked: bool,
+}
+
+/// Plans all outbound listeners of a class, in the order of their addresses and ports.
+pub(crate) fn plan(snapshot: &Snapshot, egress: &[EgressScope], facts: &OutboundFacts, own: &[IpAddr]) -> Vec<Planned> {
+    let mut plan = Plan {
+        facts,
+        listeners: BTreeMap::new(),
+    };
+    for (index, entry) in egress.iter().enumerate() {
+        let (bind, port) = entry_bind(entry, facts);
+        match port {
+            Some((number, protocol)) => {
+                for service in &entry.services {
+                    plan.add(service, number, protocol, bind.clone(), Vec::new(), index);
+                }
+            }
+            None => {
+                for planned in plan.listeners.values_mut() {
+                    planned.locked = true;
+                }
+                for service in &entry.services {
+                    for port in &service.ports {
+                        plan.add_port(snapshot, service, port.number, port.protocol, bind.clone(), own, index);
+                    }
+                }
+            }
+        }
+    }
+    plan.listeners.into_values().collect()
+}
+
+/// Where an egress entry binds, and its own port.
+fn entry_bind(entry: &EgressScope, facts: &OutboundFacts) -> (Bind, Option<(u16, Protocol)>) {
+    let none = facts.interception == Interception::None;
+    let Some(egress) = &entry.egress else {
+        let addresses = if none { localhosts(facts) } else { Vec::new() };
+        return (
+            Bind {
+                addresses,
+                to_port: none,
+            },
+            None,
+        );
+    };
+    let unix = egress.bind.as_ref().is_some_and(|bind| bind.starts_with("unix://"));
+    let to_port = none || egress.capture == CaptureMode::None || unix;
+    let addresses = match &egress.bind {
+        Some(bind) => vec![Arc::clone(bind)],
+        None if to_port => localhosts(facts),
+        None => Vec::new(),
+    };
+    (
+        Bind { addresses, to_port },
+        egress.port.as_ref().map(|port| (port.number, port.protocol)),
+    )
+}
+
+fn localhosts(facts: &OutboundFacts) -> Vec<Arc<str>> {
+    let mut all = Vec::new();
+    if facts.families.v4() {
+        all.push("127.0.0.1".into());
+    }
+    if facts.families.v6() {
+        all.push("::1".into());
+    }
+    all
+}
+
+pub(crate) fn wildcards(facts: &OutboundFacts) -> Vec<Arc<str>> {
+    let (first, second) = facts.families.wildcards();
+    std::iter::once(first).chain(second).map(Arc::from).collect()
+}
+
+/// How a protocol is carried; `None` where it is not proxied.
+pub(crate) fn kind_of(protocol: Protocol) -> Option<Kind> {
+    match protocol {
+        Protocol::Udp => None,
+        Protocol::Unspecified | Protocol::Unsupported => Some(Kind::Auto),
+        http if http.is_http() => Some(Kind::Http),
+        _ => Some(Kind::Tcp),
+    }
+}
+
+/// Addresses of a service as a proxy of this class sees them: those of its families, allocated ones only with DNS capture.
+pub(crate) fn addresses<'a>(service: &'a Service, facts: &'a OutboundFacts) -> impl Iterator<Item = &'a IpAddr> {
+    let allocated_only = service.ranges.is_empty() && service.addresses.values().all(Vec::is_empty);
+    let usable = !allocated_only || facts.options.dns_capture;
+    let fits = |address: &&IpAddr| {
+        if address.is_ipv4() {
+            facts.families.v4()
+        } else {
+            facts.families.v6()
+        }
+    };
+    let all = if usable {
+        service.addresses_in(&facts.cluster)
+    } else {
+        &[]
+    };
+    // Where no address fits, the service's own first one is still its name on the wire.
+    let only = if all.iter().any(|address| fits(&address)) {
+        &[]
+    } else {
+        all.get(..1).unwrap_or_default()
+    };
+    all.iter().filter(fits).chain(only)
+}
+
+/// Server-first protocols live on these ports; nothing may be sniffed there.
+fn is_well_known(port: u16) -> bool {
+    matches!(port, 3306 | 27017)
+}
+
+struct Plan<'a> {
+    facts: &'a OutboundFacts,
+    listeners: BTreeMap<(Arc<str>, u16), Planned>,
+}
+
+impl Plan<'_> {
+    /// A service's own port. A headless service of TCP has one listener per endpoint.
+    fn add_port(
+        &mut self,
+        snapshot: &Snapshot,
+        service: &Shared<Service>,
+        port: u16,
+        protocol: Protocol,
+        bind: Bind,
+        own: &[IpAddr],
+        egress: usize,
+    ) {
+        let kind = kind_of(protocol);
+        let addressless = addresses(service, self.facts).next().is_none() && service.ranges.is_empty();
+        if bind.addresses.is_empty()
+            && service.resolution == Resolution::Passthrough
+            && addressless
+            && matches!(kind, Some(Kind::Tcp | Kind::Auto))
+        {
+            let endpoints = snapshot.endpoints.get(&service.key());
+            let listed = endpoints
+                .map(|endpoints| endpoint_addresses(endpoints, port))
+                .unwrap_or_default();
+            let plain_entry = service.registry != Registry::Kubernetes && service.selector.is_none();
+            if !(plain_entry && listed.is_empty()) {
+                for address in listed.into_iter().filter(|address| own.first() != Some(address)) {
+                    let bind = Bind {
+                        addresses: vec![address.to_string().into()],
+                        to_port: bind.to_port,
+                    };
+                    self.add(service, port, protocol, bind, Vec::new(), egress);
+                }
+                return;
+            }
+        }
+        self.add(service, port, protocol, bind, Vec::new(), egress);
+    }
+
+    fn add(
+        &mut self,
+        service: &Shared<Service>,
+        port: u16,
+        protocol: Protocol,
+        mut bind: Bind,
+        mut ranges: Vec<IpNet>,
+        egress: usize,
+    ) {
+        let Some(kind) = kind_of(protocol) else { return };
+        if service.resolution == Resolution::Alias || !self.can_bind(&bind, port) {
+            return;
+        }
+        let wildcards = wildcards(self.facts);
+        if bind.addresses.is_empty() {
+            let own: Vec<Arc<str>> = addresses(service, self.facts)
+                .map(|ip| Arc::from(ip.to_string()))
+                .collect();
+            let dual = self.facts.families.v4() && self.facts.families.v6();
+            bind.addresses = match (kind, own.is_empty()) {
+                (Kind::Http, _) => wildcards.clone(),
+                (_, false) if dual || service.registry == Registry::External => own,
+                (_, false) => own.into_iter().take(1).collect(),
+                (_, true) => wildcards.clone(),
+            };
+            if kind != Kind::Http && !service.ranges.is_empty() && bind.addresses == wildcards {
+                ranges.clone_from(&service.ranges);
+            }
+        }
+        let on_wildcard = bind.addresses.first() == wildcards.first();
+        let key = (bind.addresses.first().cloned().unwrap_or_default(), port);
+        let http_name = |auto: bool| -> Arc<str> {
+            if port == 0 {
+                Arc::clone(&key.0)
+            } else if auto && !on_wildcard {
+                format!("{}:{port}", service.host).into()
+            } else {
+                port.to_string().into()
+            }
+        };
+        let addressless = addresses(service, self.facts).next().is_none() && service.ranges.is_empty();
+        let by_name = protocol.is_tls()
+            && (!ranges.is_empty()
+                || (addressless && on_wildcard)
+                || (service.host.is_wildcard() && service.resolution == Resolution::DynamicDns));
+        let tcp = TcpService {
+            service: service.clone(),
+            port,
+            protocol,
+            ranges,
+            by_name,
+            egress,
+        };
+        let fresh = |kind: Kind| Planned {
+            bind: bind.clone(),
+            port,
+            http: protocol,
+            kind: if kind == Kind::Http && on_wildcard {
+                Kind::Auto
+            } else {
+                kind
+            },
+            routes: (kind != Kind::Tcp).then(|| http_name(kind == Kind::Auto)),
+            sniff_http: kind == Kind::Auto || (kind == Kind::Http && on_wildcard),
+            tcp: if kind == Kind::Http {
+                Vec::new()
+            } else {
+                vec![tcp.clone()]
+            },
+            egress,
+            locked: false,
+        };
+        let Some(current) = self.listeners.get_mut(&key) else {
+            let planned = fresh(kind);
+            self.listeners.insert(key.clone(), planned);
+            return;
+        };
+        if current.locked {
+            return;
+        }
+        let meets = is_well_known(port);
+        match (kind, current.kind) {
+            (Kind::Http, Kind::Http | Kind::Auto) if current.routes.is_some() => {}
+            (Kind::Http, _) if meets => {}
+            (Kind::Http, _) => {
+                current.routes = Some(http_name(false));
+                current.sniff_http = true;
+                current.kind = Kind::Auto;
+            }
+            (Kind::Auto, Kind::Http) => *current = fresh(kind),
+            (Kind::Auto, Kind::Tcp) if !meets => {
+                current.routes = Some(http_name(true));
+                current.sniff_http = true;
+                current.kind = Kind::Auto;
+                current.tcp.push(tcp);
+            }
+            (Kind::Tcp, Kind::Http) if !meets => {
+                current.sniff_http = true;
+                current.kind = Kind::Auto;
+                current.tcp.push(tcp);
+            }
+            (Kind::Tcp, Kind::Tcp | Kind::Auto) | (Kind::Auto, Kind::Auto) => current.tcp.push(tcp),
+            _ => {}
+        }
+    }
+
+    /// A port that is really bound must not be the proxy's own, nor a privileged one without privileges.
+    fn can_bind(&self, bind: &Bind, port: u16) -> bool {
+        if !bind.to_port || port == 0 {
+            return true;
+        }
+        let own = matches!(port, 15000 | 15001 | 15006 | 15020 | 15021 | 15090);
+        !(own || (self.facts.options.unprivileged && port < 1024))
+    }
+}
+
+fn endpoint_addresses(endpoints: &Endpoints, port: u16) -> Vec<IpAddr> {
+    let listed = endpoints.by_port.get(&port).map(Vec::as_slice).unwrap_or_default();
+    let mut all: Vec<IpAddr> = listed
+        .iter()
+        .filter_map(|endpoint| match endpoint.address {
+            Address::Ip(ip) => Some(ip),
+            _ => None,
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}

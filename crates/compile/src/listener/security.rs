@@ -1,0 +1,148 @@
+//! Who may pass: authentication of requests and authorization.
+//!
+//! Filters stand in the order of Istio's precedence: external authorizers, then tokens, then what is noted, refused and
+//! allowed. Whatever cannot be expressed closes the door: an ALLOW rule that cannot be built allows nothing, a part of a
+//! DENY rule that cannot be built is left out, so that it refuses more.
+
+mod authorizer;
+mod filters;
+mod identity;
+mod matchers;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lateen_model::mesh::Mesh;
+use lateen_model::policy::{AuthorizationPolicy, AuthzAction, RequestAuthentication};
+use lateen_model::proxy::ProxyKind;
+use lateen_model::{Shared, Snapshot};
+use lateen_names::Hostname;
+use lateen_proto::envoy::config::listener::v3::Filter;
+use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+
+use super::Common;
+use super::hcm::http_filter;
+use crate::facts::Policies;
+use crate::names;
+
+/// Policies in force, and where the services are that they name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct PolicyInput {
+    request: Vec<Shared<RequestAuthentication>>,
+    authorization: Vec<Shared<AuthorizationPolicy>>,
+    /// Services of external authorizers, by name of the provider; none where the mesh has no such service.
+    authorizers: BTreeMap<Arc<str>, Upstream>,
+    /// Services that publish keys, by URI; none where the mesh has no such service.
+    keys: BTreeMap<Arc<str>, Upstream>,
+}
+
+/// A service of the mesh as a filter calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Upstream {
+    host: Hostname,
+    cluster: Arc<str>,
+}
+
+impl PolicyInput {
+    pub(super) fn select(snapshot: &Snapshot, policies: &Policies) -> Self {
+        let request: Vec<_> = policies
+            .request
+            .iter()
+            .filter_map(|key| snapshot.request_authentications.get(key))
+            .cloned()
+            .collect();
+        let authorization: Vec<_> = policies
+            .authorization
+            .iter()
+            .filter_map(|key| snapshot.authorization_policies.get(key))
+            .cloned()
+            .collect();
+        let mut authorizers = BTreeMap::new();
+        for policy in &authorization {
+            let AuthzAction::Custom(name) = &policy.action else {
+                continue;
+            };
+            let Some((service, port)) = authorizer::service(&snapshot.mesh, name) else {
+                continue;
+            };
+            if let Some(found) = Upstream::find(snapshot, &service, port) {
+                authorizers.insert(Arc::clone(name), found);
+            }
+        }
+        let mut keys = BTreeMap::new();
+        if tokens::fetch_mode(&snapshot.mesh) != tokens::FetchMode::ControlPlane {
+            for uri in request
+                .iter()
+                .flat_map(|policy| &policy.rules)
+                .filter_map(|rule| rule.jwks_uri.as_ref())
+            {
+                let Some((host, port)) = tokens::host_of(uri) else {
+                    continue;
+                };
+                if let Some(found) = Upstream::find(snapshot, host, port) {
+                    keys.insert(Arc::clone(uri), found);
+                }
+            }
+        }
+        Self {
+            request,
+            authorization,
+            authorizers,
+            keys,
+        }
+    }
+
+    /// HTTP filters, in Istio's order: external authorizers, tokens, rules.
+    pub(super) fn http(&self, common: &Common) -> Vec<HttpFilter> {
+        self.http_filters(&common.mesh, common.proxy)
+    }
+
+    /// Network filters of chains that pass bytes.
+    pub(super) fn tcp(&self, common: &Common) -> Vec<Filter> {
+        self.tcp_filters(&common.mesh)
+    }
+
+    fn http_filters(&self, mesh: &Mesh, proxy: ProxyKind) -> Vec<HttpFilter> {
+        let mut all = filters::custom_http(self, mesh);
+        if let Some(config) = tokens::filter(self, mesh, proxy != ProxyKind::Sidecar) {
+            all.push(http_filter("envoy.filters.http.jwt_authn", &config));
+        }
+        all.extend(filters::local_http(self, mesh));
+        all
+    }
+
+    fn tcp_filters(&self, mesh: &Mesh) -> Vec<Filter> {
+        let mut all = filters::custom_tcp(self, mesh);
+        all.extend(filters::local_tcp(self, mesh));
+        all
+    }
+}
+
+impl Upstream {
+    /// A service by `host` or `namespace/host`. Without namespace it must be the only one of its name: whose it is would
+    /// be a guess otherwise.
+    fn find(snapshot: &Snapshot, service: &str, port: u16) -> Option<Self> {
+        let (namespace, host) = match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, service),
+        };
+        let mut found = snapshot
+            .services
+            .iter()
+            .map(|(key, _)| key)
+            .filter(|key| key.host.as_str() == host)
+            .filter(|key| namespace.is_none_or(|namespace| key.namespace.as_str() == namespace));
+        let first = found.next()?;
+        if found.next().is_some() {
+            return None;
+        }
+        Some(Self {
+            host: first.host.clone(),
+            cluster: names::outbound(port, "", &first.host).into(),
+        })
+    }
+}

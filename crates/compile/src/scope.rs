@@ -1,0 +1,241 @@
+//! What a class of proxies sees of the mesh: services, routes and policies, after visibility and Sidecar objects.
+
+mod rules;
+
+use std::collections::{HashMap, HashSet};
+
+use lateen_model::proxy::ProxyKind;
+use lateen_model::route::{GatewayRef, HttpAction, VirtualService};
+use lateen_model::service::Registry;
+use lateen_model::sidecar::{Egress, EgressHost, EgressNamespace, Sidecar};
+use lateen_model::{ExportTo, Service, Shared, Snapshot};
+use lateen_names::{Hostname, Namespace};
+
+use crate::facts::OutboundFacts;
+pub use rules::{MergedRule, Rules};
+
+/// One outbound entry of the Sidecar in force, with what it lets through. Without Sidecar there is one entry with
+/// everything that is visible.
+#[derive(Debug, Clone)]
+pub struct EgressScope {
+    /// The entry; `None` without Sidecar.
+    pub egress: Option<Egress>,
+    /// Services, oldest first.
+    pub services: Vec<Shared<Service>>,
+    /// VirtualServices of sidecars, in order of precedence.
+    pub virtual_services: Vec<Shared<VirtualService>>,
+}
+
+/// What a class sees.
+#[derive(Debug)]
+pub struct Scope {
+    /// The Sidecar in force.
+    pub sidecar: Option<Shared<Sidecar>>,
+    /// Outbound entries.
+    pub egress: Vec<EgressScope>,
+    /// All services of all entries, oldest first, each host once per namespace.
+    pub services: Vec<Shared<Service>>,
+    by_host: HashMap<Hostname, usize>,
+    rules: Rules,
+}
+
+impl Scope {
+    /// Reads a snapshot through the eyes of a class.
+    pub fn new(snapshot: &Snapshot, facts: &OutboundFacts) -> Self {
+        let visible = visible_services(snapshot, &facts.namespace);
+        let routes = visible_routes(snapshot, &facts.namespace);
+        let sidecar = facts
+            .sidecar
+            .as_ref()
+            .and_then(|key| snapshot.sidecars.get(key))
+            .cloned();
+        let egress = match &sidecar {
+            Some(sidecar) if !sidecar.egress.is_empty() => sidecar
+                .egress
+                .iter()
+                .map(|entry| narrowed(entry, &visible, &routes, &facts.namespace))
+                .collect(),
+            _ => vec![EgressScope {
+                egress: None,
+                services: visible.clone(),
+                virtual_services: routes,
+            }],
+        };
+        let services = match (&sidecar, facts.kind) {
+            (Some(sidecar), ProxyKind::Sidecar) if !sidecar.egress.is_empty() => union(&egress, &visible),
+            _ => visible,
+        };
+        let by_host = by_host(&services, &facts.namespace);
+        Self {
+            sidecar,
+            egress,
+            by_host,
+            rules: match facts.kind {
+                ProxyKind::Sidecar => Rules::new(snapshot, &facts.namespace, &facts.rules),
+                _ => Rules::new(snapshot, &facts.namespace, &[]),
+            },
+            services,
+        }
+    }
+
+    /// The service that a host name means to this class.
+    pub fn service(&self, host: &Hostname) -> Option<&Shared<Service>> {
+        self.by_host.get(host).map(|&index| &self.services[index])
+    }
+
+    /// The policy toward a host whose service is defined in `namespace`: see [`Rules::of`].
+    pub fn rule(&self, host: &Hostname, namespace: Option<&Namespace>) -> Option<&Shared<MergedRule>> {
+        self.rules.of(host, namespace)
+    }
+}
+
+fn visible_services(snapshot: &Snapshot, namespace: &Namespace) -> Vec<Shared<Service>> {
+    let mut services: Vec<_> = snapshot
+        .services
+        .values()
+        .filter(|service| service.export_to.visible_in(namespace))
+        .cloned()
+        .collect();
+    services
+        .sort_by(|a, b| (a.created, &a.name, &a.namespace, &a.host).cmp(&(b.created, &b.name, &b.namespace, &b.host)));
+    services
+}
+
+/// Those for the caller's namespace alone, then those exported to it by name, then the public ones; older first.
+fn visible_routes(snapshot: &Snapshot, namespace: &Namespace) -> Vec<Shared<VirtualService>> {
+    let rank = |route: &VirtualService| match &route.export_to {
+        ExportTo::Namespaces(list) if route.namespace == *namespace && list.contains(namespace) => Some(0_u8),
+        ExportTo::Namespaces(list) if list.contains(namespace) => Some(1),
+        ExportTo::All => Some(2),
+        _ => None,
+    };
+    let mut routes: Vec<_> = snapshot
+        .virtual_services
+        .values()
+        .filter(|route| route.gateways.contains(&GatewayRef::Mesh))
+        .filter_map(|route| rank(route).map(|rank| (rank, route.clone())))
+        .collect();
+    routes.sort_by(|(a_rank, a), (b_rank, b)| {
+        (a_rank, a.created, &a.origin.key.name, &a.namespace).cmp(&(
+            b_rank,
+            b.created,
+            &b.origin.key.name,
+            &b.namespace,
+        ))
+    });
+    routes.into_iter().map(|(_, route)| route).collect()
+}
+
+fn admits(hosts: &[EgressHost], own: &Namespace, namespace: &Namespace, host: &Hostname, exact: bool) -> bool {
+    hosts.iter().any(|entry| {
+        let namespace_fits = match &entry.namespace {
+            EgressNamespace::Any => true,
+            EgressNamespace::Own => namespace == own,
+            EgressNamespace::None => false,
+            EgressNamespace::Named(named) => named == namespace,
+        };
+        namespace_fits
+            && if exact {
+                entry.host.covers(host)
+            } else {
+                entry.host.matches(host)
+            }
+    })
+}
+
+/// What one egress entry lets through: its hosts' services and routes, and the services that those routes lead to.
+fn narrowed(
+    entry: &Egress,
+    visible: &[Shared<Service>],
+    routes: &[Shared<VirtualService>],
+    own: &Namespace,
+) -> EgressScope {
+    let virtual_services: Vec<_> = routes
+        .iter()
+        .filter(|route| {
+            route
+                .hosts
+                .iter()
+                .any(|host| admits(&entry.hosts, own, &route.namespace, host, false))
+        })
+        .cloned()
+        .collect();
+    let port_fits = |service: &Service| {
+        entry
+            .port
+            .as_ref()
+            .is_none_or(|port| port.number == 0 || service.ports.iter().any(|p| p.number == port.number))
+    };
+    let services: Vec<_> = visible
+        .iter()
+        .filter(|service| port_fits(service) && admits(&entry.hosts, own, &service.namespace, &service.host, true))
+        .cloned()
+        .collect();
+    EgressScope {
+        egress: Some(entry.clone()),
+        services,
+        virtual_services,
+    }
+}
+
+/// Services of all entries, and those that their routes lead to though no entry names them.
+fn union(egress: &[EgressScope], visible: &[Shared<Service>]) -> Vec<Shared<Service>> {
+    let mut wanted: HashSet<_> = egress
+        .iter()
+        .flat_map(|entry| entry.services.iter().map(|s| s.key()))
+        .collect();
+    let hosts: HashSet<Hostname> = wanted.iter().map(|key| key.host.clone()).collect();
+    let led_to: HashSet<&Hostname> = egress
+        .iter()
+        .flat_map(|entry| entry.virtual_services.iter())
+        .flat_map(|route| destinations(route))
+        .filter(|host| !hosts.contains(*host))
+        .collect();
+    wanted.extend(
+        visible
+            .iter()
+            .filter(|service| led_to.contains(&service.host))
+            .map(|service| service.key()),
+    );
+    visible
+        .iter()
+        .filter(|service| wanted.contains(&service.key()))
+        .cloned()
+        .collect()
+}
+
+/// Every host that a VirtualService may send to.
+pub fn destinations(route: &VirtualService) -> impl Iterator<Item = &Hostname> {
+    let http = route.http.iter().flat_map(|http| {
+        let forward = match &http.action {
+            HttpAction::Forward(to) => to.as_slice(),
+            _ => &[],
+        };
+        let mirrors = http.mirrors.iter().map(|mirror| &mirror.destination.host);
+        forward
+            .iter()
+            .filter_map(|to| to.destination.as_ref())
+            .map(|to| &to.host)
+            .chain(mirrors)
+    });
+    let tls = route.tls.iter().flat_map(|tls| tls.destinations.iter());
+    let tcp = route.tcp.iter().flat_map(|tcp| tcp.destinations.iter());
+    http.chain(
+        tls.chain(tcp)
+            .filter_map(|to| to.destination.as_ref())
+            .map(|to| &to.host),
+    )
+}
+
+/// Which service a host means where several define it: Kubernetes' own, then one of the caller's namespace, then the oldest.
+fn by_host(services: &[Shared<Service>], own: &Namespace) -> HashMap<Hostname, usize> {
+    let mut map: HashMap<Hostname, usize> = HashMap::new();
+    let rank = |service: &Service| (service.registry != Registry::Kubernetes, service.namespace != *own);
+    for (index, service) in services.iter().enumerate() {
+        let entry = map.entry(service.host.clone()).or_insert(index);
+        if rank(service) < rank(&services[*entry]) {
+            *entry = index;
+        }
+    }
+    map
+}

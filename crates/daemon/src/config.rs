@@ -1,0 +1,143 @@
+//! What `lateend` is told: flags, each with an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use lateen_names::{Namespace, TrustDomain};
+
+/// The control plane of a service mesh of stock Envoys.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "lateend", version, about, max_term_width = 110)]
+pub(crate) struct Config {
+    /// File or directory of YAML to read, watched for changes; repeatable. Without it, the cluster is read.
+    #[arg(long = "config", value_name = "PATH", env = "LATEEN_CONFIG", value_delimiter = ':')]
+    pub config: Vec<PathBuf>,
+
+    /// Kubeconfig of the cluster; without it, the service account of the pod.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Address of ADS without TLS. Off unless given: whoever reaches it gets configuration.
+    #[arg(long, value_name = "ADDRESS", env = "LATEEN_PLAINTEXT_ADDRESS")]
+    pub plaintext_address: Option<SocketAddr>,
+
+    /// Address of ADS and of the certificate authority, with mutual TLS.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LATEEN_SECURE_ADDRESS",
+        default_value = "[::]:15012"
+    )]
+    pub secure_address: SocketAddr,
+
+    /// Address of readiness and debug endpoints.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LATEEN_HTTP_ADDRESS",
+        default_value = "[::]:8080"
+    )]
+    pub http_address: SocketAddr,
+
+    /// Address of the API server's webhooks, with TLS.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LATEEN_HTTPS_ADDRESS",
+        default_value = "[::]:15017"
+    )]
+    pub https_address: SocketAddr,
+
+    /// Address of metrics.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LATEEN_MONITORING_ADDRESS",
+        default_value = "[::]:15014"
+    )]
+    pub monitoring_address: SocketAddr,
+
+    /// File to write the addresses to that are listened on, as JSON, once everything listens: for ports given as 0.
+    #[arg(long, value_name = "FILE", env = "LATEEN_ADDRESSES_FILE")]
+    pub addresses_file: Option<PathBuf>,
+
+    /// Directory of the certificate authority's root and keys, made on first use.
+    #[arg(long, value_name = "DIR", env = "LATEEN_DATA_DIR", default_value = "/var/lib/lateen")]
+    pub data_dir: PathBuf,
+
+    /// Directory of a plugged-in authority: `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`. Used when it
+    /// exists.
+    #[arg(long, value_name = "DIR", env = "LATEEN_CACERTS", default_value = "/etc/cacerts")]
+    pub cacerts: PathBuf,
+
+    /// Issuer of service account tokens (`iss`), besides Lateen's own.
+    #[arg(long, value_name = "URL", env = "LATEEN_TOKEN_ISSUER", requires = "token_jwks")]
+    pub token_issuer: Option<String>,
+
+    /// File with that issuer's public keys (JWKS).
+    #[arg(long, value_name = "FILE", env = "LATEEN_TOKEN_JWKS", requires = "token_issuer")]
+    pub token_jwks: Option<PathBuf>,
+
+    /// Audience that tokens must name.
+    #[arg(long, value_name = "AUDIENCE", env = "LATEEN_TOKEN_AUDIENCE", default_value = lateen_ca::TOKEN_AUDIENCE)]
+    pub token_audience: String,
+
+    /// Default lifetime of workload certificates.
+    #[arg(long, value_name = "DURATION", env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = duration)]
+    pub workload_cert_ttl: std::time::Duration,
+
+    /// Longest lifetime of workload certificates.
+    #[arg(long, value_name = "DURATION", env = "MAX_WORKLOAD_CERT_TTL", default_value = "2160h", value_parser = duration)]
+    pub max_workload_cert_ttl: std::time::Duration,
+
+    /// Trust domain of the mesh, where MeshConfig does not name one.
+    #[arg(long, value_name = "DOMAIN", env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+
+    /// Suffix of the cluster's service names.
+    #[arg(long, value_name = "DOMAIN", env = "DOMAIN_SUFFIX", default_value = "cluster.local")]
+    pub domain: String,
+
+    /// Name of this cluster in the mesh.
+    #[arg(long, value_name = "ID", env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: lateen_names::ClusterId,
+
+    /// Namespace that Lateen runs in.
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "POD_NAMESPACE",
+        default_value = "istio-system"
+    )]
+    pub namespace: Namespace,
+
+    /// Revision of this control plane.
+    #[arg(long, value_name = "REVISION", env = "REVISION")]
+    pub revision: Option<String>,
+
+    /// How long connections may go on after SIGTERM.
+    #[arg(long, value_name = "DURATION", env = "LATEEN_GRACE", default_value = "5s", value_parser = duration)]
+    pub grace: std::time::Duration,
+
+    /// What is logged: a level, or directives as `lateen_xds=debug,info`.
+    #[arg(long, value_name = "FILTER", env = "LATEEN_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Form of log lines.
+    #[arg(long, value_enum, env = "LATEEN_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}

@@ -1,0 +1,205 @@
+//! Sockets: bound before anything starts, so that a port in use ends the process at once with its name.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use lateen_ca::{Authenticator, PeerCertificates};
+use lateen_runtime::Drain;
+use lateen_xds::Peer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tonic::service::Routes;
+use tower::Service as _;
+
+/// A handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that answers no ping for this long is dead.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long an answer to a ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Binds a listener.
+pub(crate) async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("--{flag} {address}: cannot listen there"))
+}
+
+/// How connections of a port are secured.
+#[derive(Clone)]
+pub(crate) enum Security {
+    /// Mutual TLS; a caller without certificate must bring a token.
+    Tls {
+        config: Arc<rustls::ServerConfig>,
+        authenticator: Arc<Authenticator>,
+    },
+    /// None: callers are unknown.
+    Plaintext,
+}
+
+/// Accepts connections until the drain begins, and waits for those that are open as long as the grace lasts.
+pub(crate) async fn serve(listener: TcpListener, security: Security, routes: Routes, drain: Drain) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.started() => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let (security, routes, drain) = (security.clone(), routes.clone(), drain.clone());
+                connections.spawn(async move {
+                    if let Err(error) = connection(stream, address, security, routes, drain).await {
+                        tracing::debug!(%error, %address, "connection ended");
+                    }
+                });
+            }
+            // The caller is gone already, or there are no more file descriptors: neither ends the server.
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        () = drain.expired() => connections.abort_all(),
+    }
+    Ok(())
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    security: Security,
+    routes: Routes,
+    drain: Drain,
+) -> Result<()> {
+    stream.set_nodelay(true)?;
+    match security {
+        Security::Plaintext => {
+            let peer = Peer {
+                identity: None,
+                address: Some(address),
+            };
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer.clone());
+                answer(routes.clone(), request)
+            });
+            http(TokioIo::new(stream), service, drain).await
+        }
+        Security::Tls { config, authenticator } => {
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
+                .await
+                .context("TLS handshake timed out")??;
+            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificates = PeerCertificates(certificates.to_vec().into());
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let (routes, authenticator) = (routes.clone(), Arc::clone(&authenticator));
+                request.extensions_mut().insert(certificates.clone());
+                async move {
+                    // Configuration is for callers who proved who they are; the authority asks for itself.
+                    if request.uri().path().starts_with("/envoy.") {
+                        match authenticator
+                            .authenticate(request.extensions(), request.headers())
+                            .await
+                        {
+                            Ok(caller) => {
+                                let peer = Peer {
+                                    identity: Some(caller.identity),
+                                    address: Some(address),
+                                };
+                                request.extensions_mut().insert(peer);
+                            }
+                            Err(error) => {
+                                tracing::warn!(%error, %address, "stream refused");
+                                return Ok(tonic::Status::unauthenticated(error.to_string()).into_http());
+                            }
+                        }
+                    }
+                    answer(routes, request).await
+                }
+            });
+            http(TokioIo::new(stream), service, drain).await
+        }
+    }
+}
+
+type Answer = http::Response<tonic::body::Body>;
+
+async fn answer(mut routes: Routes, request: Request<Incoming>) -> Result<Answer, std::convert::Infallible> {
+    routes.call(request.map(tonic::body::Body::new)).await
+}
+
+async fn http<S>(
+    stream: TokioIo<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>,
+    service: S,
+    drain: Drain,
+) -> Result<()>
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Answer, Error = std::convert::Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(128)
+        .max_header_list_size(64 * 1024);
+    let connection = builder.serve_connection(stream, service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => ended.map_err(|error| anyhow::anyhow!(error))?,
+        () = drain.started() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await.map_err(|error| anyhow::anyhow!(error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Serves HTTP over TLS without asking for certificates: what the API server calls.
+pub(crate) async fn serve_https(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    router: axum::Router,
+    drain: Drain,
+) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.started() => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Ok((stream, address)) = accepted else { continue };
+        let (config, router) = (Arc::clone(&config), router.clone());
+        connections.spawn(async move {
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
+                tracing::debug!(%address, "TLS handshake failed");
+                return;
+            };
+            let service = hyper_util::service::TowerToHyperService::new(router);
+            let builder = auto::Builder::new(TokioExecutor::new());
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, %address, "connection ended");
+            }
+        });
+    }
+    connections.abort_all();
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! From sources to snapshots: one task owns the index.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use lateen_lower::istio::analysis;
+use lateen_lower::mesh::Settings;
+use lateen_lower::{Event, Index, Object};
+use lateen_model::{Diagnostic, Snapshot};
+use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
+use lateen_sources::file::{FileSource, Problem, Update, watch as watch_files};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+
+/// Batches that may wait for the index; a source that is ahead of it waits.
+const WAITING: usize = 16;
+
+/// Where snapshots come out.
+pub(crate) struct Pipeline {
+    /// The newest snapshot; none before all sources have synced.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// What the sources hold, for debug endpoints.
+    pub objects: watch::Receiver<Arc<Objects>>,
+}
+
+/// Configuration objects as the index holds them, and what is wrong with files.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    objects: Vec<Arc<Object>>,
+    /// What users should know of the objects, each by itself and all together.
+    pub findings: Vec<Diagnostic>,
+    problems: Vec<Problem>,
+}
+
+impl Objects {
+    /// The objects, as `istioctl` reads them: each with `kind` and the rest of what the user wrote.
+    pub(crate) fn as_json(&self) -> Value {
+        Value::Array(self.objects.iter().map(|object| object.to_json()).collect())
+    }
+
+    /// What is wrong with files.
+    pub(crate) fn problems(&self) -> Value {
+        serde_json::to_value(&self.problems).unwrap_or_default()
+    }
+}
+
+/// Starts the sources and the index.
+pub(crate) fn start(config: &Config, supervisor: &Supervisor, readiness: &Readiness) -> Result<Pipeline> {
+    for path in &config.config {
+        if !path.exists() {
+            bail!("--config {}: no such file or directory", path.display());
+        }
+    }
+    let settings = settings(config)?;
+    let (updates, arriving) = mpsc::channel(WAITING);
+    let source = FileSource::new(config.config.clone(), settings.cluster.clone());
+    let synced = readiness.register("configuration files");
+    supervisor.spawn("files", watch_files(source, updates));
+
+    let (snapshots, snapshots_seen) = watch::channel(None);
+    let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
+    let owner = Owner {
+        index: Index::new(settings),
+        snapshots,
+        objects,
+    };
+    supervisor.spawn("index", owner.run(arriving, synced, supervisor.drain()));
+    Ok(Pipeline {
+        snapshots: snapshots_seen,
+        objects: objects_seen,
+    })
+}
+
+fn settings(config: &Config) -> Result<Settings> {
+    let mut settings = Settings::new(config.revision.as_deref().unwrap_or_default())?;
+    settings.cluster = config.cluster_id.clone();
+    settings.domain.clone_from(&config.domain);
+    settings.system_namespace = config.namespace.clone();
+    settings.environment = std::env::vars().filter(|(name, _)| is_feature(name)).collect();
+    Ok(settings)
+}
+
+/// Istiod's own switches, of which some change what proxies get.
+fn is_feature(name: &str) -> bool {
+    ["PILOT_", "ENABLE_", "ISTIO_", "DISABLE_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// The one task that owns the index.
+struct Owner {
+    index: Index,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    objects: watch::Sender<Arc<Objects>>,
+}
+
+impl Owner {
+    /// Applies updates until the drain begins. Updates that are waiting already go into one snapshot. The guard is
+    /// dropped when the objects count that were there at the start.
+    async fn run(mut self, mut arriving: mpsc::Receiver<Update>, synced: ReadyGuard, drain: Drain) -> Result<()> {
+        let mut synced = Some(synced);
+        loop {
+            let first = tokio::select! {
+                update = arriving.recv() => update,
+                () = drain.started() => return Ok(()),
+            };
+            let Some(Update {
+                mut events,
+                mut problems,
+            }) = first
+            else {
+                bail!("the file source ended");
+            };
+            while let Ok(next) = arriving.try_recv() {
+                events.extend(next.events);
+                problems = next.problems;
+            }
+            self = tokio::task::spawn_blocking(move || self.apply(events, problems)).await?;
+            drop(synced.take());
+        }
+    }
+
+    fn apply(mut self, events: Vec<Event>, problems: Vec<Problem>) -> Self {
+        self.index.apply(events);
+        let snapshot = self.index.publish();
+        let objects = self
+            .index
+            .objects()
+            .iter()
+            .map(|(_, object)| Arc::clone(object))
+            .collect();
+        let mut findings: Vec<Diagnostic> = snapshot.diagnostics.to_vec();
+        findings.extend(analysis::check(&snapshot));
+        findings.extend(lateen_compile::envoyfilter::unsupported(&snapshot));
+        let known = Arc::clone(&self.objects.borrow());
+        for finding in findings.iter().filter(|finding| !known.findings.contains(finding)) {
+            tracing::warn!(%finding, "configuration");
+        }
+        self.objects.send_replace(Arc::new(Objects {
+            objects,
+            findings,
+            problems,
+        }));
+        self.snapshots.send_if_modified(|current| {
+            let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &snapshot));
+            *current = Some(snapshot);
+            !same
+        });
+        self
+    }
+}

@@ -1,0 +1,286 @@
+//! Connected proxies, and what each is told to hold.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use lateen_compile::{Classes, Family};
+use lateen_model::{Diagnostic, Proxy, Snapshot};
+use lateen_names::ObjectRef;
+use lateen_xds::{Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
+use tokio::sync::watch;
+
+use crate::families::{Families, class_name};
+use crate::progress::ProgressMetrics;
+
+/// Reads a Node as a proxy, in the light of a snapshot. The error is what the proxy is told.
+pub type ReadProxy = dyn Fn(&Node, &Snapshot) -> Result<Proxy, String> + Send + Sync;
+
+/// Compiles snapshots for connected proxies. Clones share everything.
+#[derive(Clone)]
+pub struct Distributor {
+    read: Arc<ReadProxy>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    state: Arc<Mutex<State>>,
+    metrics: ProgressMetrics,
+}
+
+struct State {
+    families: Families,
+    proxies: BTreeMap<u64, Connected>,
+    next: u64,
+}
+
+struct Connected {
+    node: Arc<Node>,
+    proxy: Arc<Proxy>,
+    classes: Arc<Classes>,
+    wanted: watch::Sender<Arc<Wanted>>,
+    settled: u64,
+}
+
+/// A connected proxy, for debug endpoints.
+#[derive(Debug, Clone)]
+pub struct ConnectedProxy {
+    /// The proxy as it was read from its Node.
+    pub proxy: Arc<Proxy>,
+    /// Its Node.
+    pub node: Arc<Node>,
+    /// A short text that is equal for proxies that share everything.
+    pub class: String,
+    /// What it should hold.
+    pub wanted: Arc<Wanted>,
+    /// The newest snapshot that it holds completely.
+    pub settled: u64,
+}
+
+impl Distributor {
+    /// A distributor of the snapshots that come over the channel; there is none before all sources have synced.
+    pub fn new(
+        snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        read: Box<ReadProxy>,
+        metrics: ProgressMetrics,
+    ) -> Self {
+        let state = State {
+            families: Families::default(),
+            proxies: BTreeMap::new(),
+            next: 1,
+        };
+        Self {
+            read: Arc::from(read),
+            snapshots,
+            state: Arc::new(Mutex::new(state)),
+            metrics,
+        }
+    }
+
+    /// Pushes every new snapshot to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
+    pub async fn run(self) {
+        let mut snapshots = self.snapshots.clone();
+        while snapshots.changed().await.is_ok() {
+            let noticed = Instant::now();
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else {
+                continue;
+            };
+            let this = self.clone();
+            let pushed = tokio::task::spawn_blocking(move || this.push(&snapshot, noticed)).await;
+            if let Err(error) = pushed {
+                tracing::error!(%error, "compiling a snapshot failed; proxies keep what they have");
+            }
+        }
+    }
+
+    /// Compiles a snapshot for every connected proxy, and wakes those whose resources changed.
+    pub fn push(&self, snapshot: &Arc<Snapshot>, noticed: Instant) {
+        let mut state = self.lock();
+        let State { families, proxies, .. } = &mut *state;
+        families.turn(snapshot);
+        for connected in proxies.values_mut() {
+            match (self.read)(&connected.node, snapshot) {
+                Ok(proxy) => connected.proxy = Arc::new(proxy),
+                Err(error) => tracing::warn!(%error, proxy = %connected.node.id, "node no longer makes sense"),
+            }
+            let classes = Classes::of(snapshot, &connected.proxy);
+            if classes != *connected.classes {
+                connected.classes = Arc::new(classes);
+            }
+            let wanted = families.wanted(snapshot, &connected.classes);
+            connected.wanted.send_if_modified(|current| {
+                let differs = wanted.sets.iter().any(|(type_url, set)| {
+                    current
+                        .set(type_url)
+                        .is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
+                });
+                // Who needs no byte of a snapshot has settled on it already.
+                if !differs && connected.settled == current.snapshot {
+                    connected.settled = wanted.snapshot;
+                }
+                *current = if differs {
+                    Arc::new(Wanted {
+                        changed_at: Some(noticed),
+                        ..(*wanted).clone()
+                    })
+                } else {
+                    Arc::clone(&wanted)
+                };
+                differs
+            });
+        }
+        let (sets, resources) = families.sizes();
+        self.metrics.sets.set(i64::try_from(sets).unwrap_or(i64::MAX));
+        self.metrics.resources.set(i64::try_from(resources).unwrap_or(i64::MAX));
+        self.metrics
+            .snapshot
+            .set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+    }
+
+    /// All connected proxies, in the order in which they connected.
+    pub fn proxies(&self) -> Vec<ConnectedProxy> {
+        let state = self.lock();
+        state
+            .proxies
+            .values()
+            .map(|connected| ConnectedProxy {
+                proxy: Arc::clone(&connected.proxy),
+                node: Arc::clone(&connected.node),
+                class: class_name(&connected.classes),
+                wanted: connected.wanted.borrow().clone(),
+                settled: connected.settled,
+            })
+            .collect()
+    }
+
+    /// Findings of the builds in use.
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        self.lock().families.diagnostics()
+    }
+
+    /// Which objects made a resource.
+    pub fn origins(&self, family: Family, name: &str) -> Arc<[ObjectRef]> {
+        self.lock().families.origins(name, family)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn register(&self, node: Node, peer: &Peer) -> Result<Registration, Refusal> {
+        let Some(snapshot) = self.snapshots.borrow().clone() else {
+            return Err(Refusal::Unavailable(
+                "the configuration is not complete yet; try again".to_owned(),
+            ));
+        };
+        let proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
+        authorize(&proxy, peer)?;
+        let classes = Arc::new(Classes::of(&snapshot, &proxy));
+        let mut state = self.lock();
+        let State {
+            families,
+            proxies,
+            next,
+        } = &mut *state;
+        families.turn(&snapshot);
+        let (wanted, receiver) = watch::channel(families.wanted(&snapshot, &classes));
+        let id = *next;
+        *next += 1;
+        let connected = Connected {
+            node: Arc::new(node),
+            proxy: Arc::new(proxy),
+            classes,
+            wanted,
+            settled: 0,
+        };
+        proxies.insert(id, connected);
+        self.metrics
+            .proxies
+            .set(i64::try_from(proxies.len()).unwrap_or(i64::MAX));
+        Ok(Registration {
+            id,
+            receiver,
+            state: Arc::clone(&self.state),
+            proxies: self.metrics.proxies.clone(),
+        })
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // A panic while compiling leaves caches that are merely incomplete.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stream gets the configuration of the identity that its certificate proves, and of no other.
+fn authorize(proxy: &Proxy, peer: &Peer) -> Result<(), Refusal> {
+    let Some(identity) = &peer.identity else { return Ok(()) };
+    if identity.namespace != proxy.namespace {
+        return Err(Refusal::Denied(format!(
+            "the node is in namespace `{}`, but its certificate is for `{}`",
+            proxy.namespace, identity.namespace
+        )));
+    }
+    if !proxy.service_account.is_empty() && *identity.service_account.as_str() != *proxy.service_account {
+        return Err(Refusal::Denied(format!(
+            "the node claims service account `{}`, but its certificate is for `{}`",
+            proxy.service_account, identity.service_account
+        )));
+    }
+    Ok(())
+}
+
+impl Discovery for Distributor {
+    type Subscription = Registration;
+
+    async fn connect(&self, node: Node, peer: &Peer) -> Result<Registration, Refusal> {
+        let this = self.clone();
+        let peer = peer.clone();
+        tokio::task::spawn_blocking(move || this.register(node, &peer))
+            .await
+            .map_err(|error| Refusal::Unavailable(format!("compilation failed: {error}")))?
+    }
+}
+
+/// A connected proxy's place; dropping it forgets the proxy.
+pub struct Registration {
+    id: u64,
+    receiver: watch::Receiver<Arc<Wanted>>,
+    state: Arc<Mutex<State>>,
+    proxies: prometheus::IntGauge,
+}
+
+impl Subscription for Registration {
+    fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
+        self.receiver.clone()
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::Settled { snapshot } => {
+                if let Some(connected) = lock(&self.state).proxies.get_mut(&self.id) {
+                    connected.settled = connected.settled.max(*snapshot);
+                }
+            }
+            Event::Rejected {
+                type_url, name, reason, ..
+            } => {
+                let state = lock(&self.state);
+                let origins = origins(&state.families, type_url, name);
+                tracing::warn!(%type_url, %name, %reason, ?origins, "a proxy rejected a resource");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn origins(families: &Families, type_url: &str, name: &str) -> Vec<String> {
+    let family = Family::ALL.into_iter().find(|family| family.type_url() == type_url);
+    family.map_or_else(Vec::new, |family| {
+        families.origins(name, family).iter().map(ToString::to_string).collect()
+    })
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        state.proxies.remove(&self.id);
+        self.proxies.set(i64::try_from(state.proxies.len()).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,400 @@
+//! Routes become VirtualServices: HTTP ones merged by listener and host, the others one by one.
+
+use std::collections::BTreeMap;
+
+use lateen_api::gateway_api as api;
+use lateen_model::Shared;
+use lateen_model::route::{
+    Destination, GatewayRef, Headers, HttpMatch, HttpRoute, L4Match, Semantics, TcpRoute, TlsRoute, VirtualService,
+    WeightedDestination,
+};
+use lateen_names::{Hostname, Name, Namespace, ObjectKey, ObjectRef};
+
+use super::backends::Referrer;
+use super::listeners::Parent;
+use super::parents::Attachment;
+use super::{Conversion, http};
+use crate::context::Meta;
+use crate::object::{Kind, Object};
+
+/// Longest name of an object.
+const LONGEST: usize = 253;
+
+/// Routes of one object for one gateway and host.
+struct Part {
+    created: i64,
+    namespace: Namespace,
+    /// What the part would be called by itself: breaks ties.
+    name: String,
+    gateway: GatewayRef,
+    host: Hostname,
+    routes: Vec<HttpRoute>,
+}
+
+impl Conversion<'_> {
+    /// Lowers all routes.
+    pub(super) fn routes(&mut self, parents: &[Parent]) {
+        let objects = self.world.objects;
+        let mut parts: BTreeMap<String, Vec<Part>> = BTreeMap::new();
+        for (_, object) in objects.of(Kind::HttpRoute) {
+            let Object::HttpRoute(route) = object else { continue };
+            let Ok(meta) = self.ctx.meta(Kind::HttpRoute, &route.metadata) else {
+                continue;
+            };
+            let spec = &route.spec;
+            let attachments = self.attachments(parents, &meta, Kind::HttpRoute, &spec.parent_refs, &spec.hostnames);
+            let (mesh, gateway) = self.both(&meta, Kind::HttpRoute, &attachments, |this, from| {
+                this.http_routes(from, spec)
+            });
+            self.http_parts(&meta, &attachments, &spec.hostnames, mesh, gateway, &mut parts);
+        }
+        for (_, object) in objects.of(Kind::GrpcRoute) {
+            let Object::GrpcRoute(route) = object else { continue };
+            let Ok(meta) = self.ctx.meta(Kind::GrpcRoute, &route.metadata) else {
+                continue;
+            };
+            let spec = &route.spec;
+            let attachments = self.attachments(parents, &meta, Kind::GrpcRoute, &spec.parent_refs, &spec.hostnames);
+            let (mesh, gateway) = self.both(&meta, Kind::GrpcRoute, &attachments, |this, from| {
+                this.grpc_routes(from, spec)
+            });
+            self.http_parts(&meta, &attachments, &spec.hostnames, mesh, gateway, &mut parts);
+        }
+        for (key, parts) in parts {
+            self.merge(&key, parts);
+        }
+        for (_, object) in objects.of(Kind::TlsRoute) {
+            if let Object::TlsRoute(route) = object {
+                self.tls_route(parents, route);
+            }
+        }
+        for (_, object) in objects.of(Kind::TcpRoute) {
+            if let Object::TcpRoute(route) = object {
+                self.tcp_route(parents, route);
+            }
+        }
+    }
+
+    /// Lowers a route for the mesh and for gateways, as far as it is attached there: the rules for references differ.
+    fn both<R>(
+        &mut self,
+        meta: &Meta,
+        kind: Kind,
+        attachments: &[Attachment<'_>],
+        mut lower: impl FnMut(&mut Self, Referrer<'_>) -> Vec<R>,
+    ) -> (Vec<R>, Vec<R>) {
+        let mut side = |at_gateway: bool| {
+            let needed = attachments.iter().any(|attachment| attachment.is_mesh() != at_gateway);
+            if needed {
+                lower(self, Referrer { meta, kind, at_gateway })
+            } else {
+                Vec::new()
+            }
+        };
+        (side(false), side(true))
+    }
+
+    fn http_parts(
+        &mut self,
+        meta: &Meta,
+        attachments: &[Attachment<'_>],
+        hostnames: &[String],
+        mesh: Vec<HttpRoute>,
+        gateway: Vec<HttpRoute>,
+        parts: &mut BTreeMap<String, Vec<Part>>,
+    ) {
+        let own_hosts = self.hosts(meta, hostnames);
+        let mut count = 0;
+        for attachment in attachments {
+            let (routes, hosts) = if attachment.is_mesh() {
+                (&mesh, &attachment.mesh_hosts)
+            } else {
+                (&gateway, &own_hosts)
+            };
+            if routes.is_empty() {
+                continue;
+            }
+            let base = match (&attachment.gateway, attachment.port) {
+                (GatewayRef::Gateway(key), _) => key.to_string(),
+                // Producers' and consumers' routes stay apart: they come from different namespaces.
+                (GatewayRef::Mesh, None) => meta.namespace.to_string(),
+                (GatewayRef::Mesh, Some(port)) => format!("{}/{port}", meta.namespace),
+            };
+            for host in hosts.iter().filter(|host| attachment.owns(host)) {
+                let mut routes = routes.clone();
+                if let Some(port) = attachment.port {
+                    routes
+                        .iter_mut()
+                        .for_each(|route| limit_to_port(&mut route.matches, port));
+                }
+                parts.entry(format!("{base}/{host}")).or_default().push(Part {
+                    created: meta.created,
+                    namespace: meta.namespace.clone(),
+                    name: format!("{}~{count}~istio-autogenerated-k8s-gateway", meta.origin.key.name),
+                    gateway: attachment.gateway.clone(),
+                    host: host.clone(),
+                    routes,
+                });
+                count += 1;
+            }
+        }
+    }
+
+    /// One VirtualService of all routes for a gateway and host; older objects first where they are equal.
+    fn merge(&mut self, key: &str, mut parts: Vec<Part>) {
+        parts.sort_by(|one, other| {
+            (one.created, &one.namespace, &one.name).cmp(&(other.created, &other.namespace, &other.name))
+        });
+        for part in &mut parts {
+            http::sort(&mut part.routes);
+        }
+        let mut parts = parts.into_iter();
+        let Some(mut first) = parts.next() else { return };
+        first.routes.extend(parts.flat_map(|part| part.routes));
+        http::sort(&mut first.routes);
+        let made = self.virtual_service(
+            &key.replace('/', "~"),
+            first.namespace,
+            first.created,
+            first.host,
+            first.gateway,
+        );
+        let Some(made) = made else { return };
+        let made = VirtualService {
+            http: first.routes,
+            ..made
+        };
+        self.out.virtual_services.insert(made.origin.key.clone(), made);
+    }
+
+    fn virtual_service(
+        &self,
+        name: &str,
+        namespace: Namespace,
+        created: i64,
+        host: Hostname,
+        gateway: GatewayRef,
+    ) -> Option<VirtualService> {
+        let name = if name.len() <= LONGEST {
+            Name::new(name).ok()?
+        } else {
+            // Names of gateways and hosts may be long together; what is cut off still counts.
+            let cut = (0..=200).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+            Name::new(&format!(
+                "{}~{:032x}",
+                &name[..cut],
+                Shared::new(name.to_owned()).content_hash()
+            ))
+            .ok()?
+        };
+        let key = ObjectKey {
+            namespace: Some(namespace.clone()),
+            name,
+        };
+        Some(VirtualService {
+            origin: ObjectRef {
+                kind: "VirtualService".into(),
+                key,
+            },
+            export_to: self
+                .ctx
+                .export_to::<&str>(&[], &namespace, &self.ctx.mesh.default_virtual_service_export_to),
+            namespace,
+            created,
+            hosts: vec![host],
+            gateways: vec![gateway],
+            http: Vec::new(),
+            tls: Vec::new(),
+            tcp: Vec::new(),
+            semantics: Semantics::GatewayApi,
+        })
+    }
+
+    /// Hosts of a route; any without.
+    fn hosts(&mut self, meta: &Meta, hostnames: &[String]) -> Vec<Hostname> {
+        let any = ["*".to_owned()];
+        let names = if hostnames.is_empty() {
+            any.as_slice()
+        } else {
+            hostnames
+        };
+        let mut report = self.report(meta);
+        let hosts = names
+            .iter()
+            .enumerate()
+            .filter_map(|(at, host)| report.name(&format!("spec.hostnames[{at}]"), Hostname::lower(host)));
+        hosts.collect()
+    }
+
+    fn l4_destinations(
+        &mut self,
+        from: Referrer<'_>,
+        rules: &[api::L4RouteRule],
+    ) -> Vec<(String, Vec<WeightedDestination>)> {
+        let mut routes = Vec::with_capacity(rules.len());
+        for (at, rule) in rules.iter().enumerate() {
+            let field = format!("spec.rules[{at}]");
+            let destinations = if Self::no_share(&rule.backend_refs) {
+                vec![refused()]
+            } else {
+                match self.destinations(from, &rule.backend_refs, &field) {
+                    Ok(destinations) => destinations.into_iter().map(|(_, destination)| destination).collect(),
+                    Err(()) => return Vec::new(),
+                }
+            };
+            routes.push((http::origin(from, &field).to_string(), destinations));
+        }
+        routes
+    }
+
+    fn tcp_route(&mut self, parents: &[Parent], route: &api::TcpRoute) {
+        let Ok(meta) = self.ctx.meta(Kind::TcpRoute, &route.metadata) else {
+            return;
+        };
+        let attachments = self.attachments(parents, &meta, Kind::TcpRoute, &route.spec.parent_refs, &[]);
+        let rules = &route.spec.rules;
+        let (mesh, gateway) = self.both(&meta, Kind::TcpRoute, &attachments, |this, from| {
+            this.l4_destinations(from, rules)
+        });
+        let any = self.hosts(&meta, &[]);
+        let mut count = 0;
+        for attachment in &attachments {
+            let (routes, hosts) = if attachment.is_mesh() {
+                (&mesh, &attachment.mesh_hosts)
+            } else {
+                (&gateway, &any)
+            };
+            let port = attachment.port.map(|port| L4Match {
+                port: Some(port),
+                ..L4Match::default()
+            });
+            for host in hosts {
+                let name = format!("{}~tcp~{count}~istio-autogenerated-k8s-gateway", meta.origin.key.name);
+                count += 1;
+                let tcp = routes.iter().map(|(field, destinations)| TcpRoute {
+                    field: field.as_str().into(),
+                    matches: port.iter().cloned().collect(),
+                    destinations: destinations.clone(),
+                });
+                let tcp = tcp.collect();
+                self.add(&name, &meta, host, attachment, |made| VirtualService { tcp, ..made });
+            }
+        }
+    }
+
+    fn tls_route(&mut self, parents: &[Parent], route: &api::TlsRoute) {
+        let Ok(meta) = self.ctx.meta(Kind::TlsRoute, &route.metadata) else {
+            return;
+        };
+        let hostnames = &route.spec.hostnames;
+        let attachments = self.attachments(parents, &meta, Kind::TlsRoute, &route.spec.parent_refs, hostnames);
+        let rules = &route.spec.rules;
+        let (mesh, gateway) = self.both(&meta, Kind::TlsRoute, &attachments, |this, from| {
+            this.l4_destinations(from, rules)
+        });
+        let own_hosts = self.hosts(&meta, hostnames);
+        let mut count = 0;
+        for attachment in &attachments {
+            let routes = if attachment.is_mesh() { &mesh } else { &gateway };
+            let listener = attachment
+                .listener
+                .and_then(|listener| Hostname::lower(&listener.hostname).ok());
+            // Server names: the route's, as far as they are the listener's; of a mesh route without any, the service's.
+            let names = match (&listener, attachment.is_mesh() && hostnames.is_empty()) {
+                (_, true) => attachment.mesh_hosts.clone(),
+                (Some(listener), _) => intersection(&own_hosts, listener),
+                (None, _) => own_hosts.clone(),
+            };
+            let hosts = if attachment.is_mesh() {
+                &attachment.mesh_hosts
+            } else {
+                &names
+            };
+            for host in hosts {
+                let name = format!("{}~tls~{count}~istio-autogenerated-k8s-gateway", meta.origin.key.name);
+                count += 1;
+                let sni = if attachment.is_mesh() && names.len() > 1 {
+                    names.iter().filter(|name| host.matches(name)).cloned().collect()
+                } else {
+                    names.clone()
+                };
+                let matched = L4Match {
+                    sni,
+                    port: attachment.port,
+                    ..L4Match::default()
+                };
+                let tls = routes.iter().map(|(field, destinations)| TlsRoute {
+                    field: field.as_str().into(),
+                    matches: vec![matched.clone()],
+                    destinations: destinations.clone(),
+                });
+                let tls = tls.collect();
+                self.add(&name, &meta, host, attachment, |made| VirtualService { tls, ..made });
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        meta: &Meta,
+        host: &Hostname,
+        attachment: &Attachment<'_>,
+        with: impl FnOnce(VirtualService) -> VirtualService,
+    ) {
+        let made = self.virtual_service(
+            name,
+            meta.namespace.clone(),
+            meta.created,
+            host.clone(),
+            attachment.gateway.clone(),
+        );
+        if let Some(made) = made {
+            self.out.virtual_services.insert(made.origin.key.clone(), with(made));
+        }
+    }
+}
+
+/// Connections without any destination go to a cluster that does not exist, by the name that Istio gives it.
+fn refused() -> WeightedDestination {
+    let destination = Hostname::new("internal.cluster.local").ok().map(|host| Destination {
+        host,
+        subset: Some("zero-weight".into()),
+        port: Some(65535),
+    });
+    WeightedDestination {
+        destination,
+        weight: 1,
+        headers: Headers::default(),
+        authority: None,
+    }
+}
+
+fn limit_to_port(matches: &mut Vec<HttpMatch>, port: u16) {
+    if matches.is_empty() {
+        matches.push(HttpMatch::default());
+    }
+    for matched in matches {
+        matched.port = Some(port);
+    }
+}
+
+/// What both the hosts and the listener's host stand for, each as the narrower of the two.
+fn intersection(hosts: &[Hostname], listener: &Hostname) -> Vec<Hostname> {
+    let narrower = |host: &Hostname| {
+        if listener.covers(host) {
+            Some(host.clone())
+        } else if host.covers(listener) {
+            Some(listener.clone())
+        } else {
+            None
+        }
+    };
+    let mut both: Vec<Hostname> = Vec::new();
+    for host in hosts.iter().filter_map(narrower) {
+        if !both.contains(&host) {
+            both.push(host);
+        }
+    }
+    both
+}

@@ -1,0 +1,234 @@
+//! What Istio makes of Gateway API objects, compared with what Lateen does: Istio's result is read as Istio's own kinds,
+//! lowered, and put beside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use lateen_lower::{Object, Settings};
+use lateen_model::gateway::Server;
+use lateen_model::route::*;
+use lateen_names::ObjectKey;
+use serde_json::{Value, json};
+
+use crate::world::{object, objects, reference, snapshot_with};
+
+/// Cases about what Lateen does not do yet: InferencePools and XBackends.
+const ELSEWHERE: [&str; 2] = ["http", "xbackend"];
+
+fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Services, Secrets and ConfigMaps that stand only in the table of Istio's test.
+fn fixtures(cases: &Value) -> Vec<Object> {
+    let mut made = Vec::new();
+    for service in cases["services"].as_array().unwrap() {
+        let Some(host) = service["hostname"].as_str() else {
+            continue;
+        };
+        let ports: Vec<Value> = (["http/80", "tcp/34000", "tcp-other/34001"].iter())
+            .map(|port| port.split_once('/').unwrap())
+            .map(|(name, port)| json!({"name": name, "port": port.parse::<u32>().unwrap(), "protocol": "TCP", "number": port.parse::<u32>().unwrap()}))
+            .collect();
+        let namespace = text(service, "namespace");
+        let document = match host
+            .strip_suffix(".svc.domain.suffix")
+            .and_then(|name| name.split_once('.'))
+        {
+            Some((name, namespace)) => json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {"clusterIP": "10.0.0.1", "ports": ports},
+            }),
+            None => json!({
+                "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+                "metadata": {"name": format!("fixture-{}", host.replace(['.', '*'], "-")), "namespace": namespace},
+                "spec": {"hosts": [host], "resolution": "DNS", "ports": ports.iter().map(|port| json!({"name": port["name"], "number": port["number"], "protocol": "HTTP"})).collect::<Vec<_>>()},
+            }),
+        };
+        made.extend(object(document).unwrap());
+    }
+    for entry in cases["secretsAndConfigMaps"].as_array().unwrap() {
+        let secret = text(entry, "kind") == "Secret";
+        let data = entry["data"].as_object().unwrap().iter().map(|(name, value)| {
+            let value = value.as_str().unwrap();
+            let content = cases["pem"].get(value).and_then(Value::as_str).unwrap_or(value);
+            (
+                name.clone(),
+                json!(if secret {
+                    base64(content.as_bytes())
+                } else {
+                    content.to_owned()
+                }),
+            )
+        });
+        let document = json!({
+            "apiVersion": "v1", "kind": text(entry, "kind"),
+            "metadata": {"name": entry["name"], "namespace": entry["namespace"]},
+            "data": data.collect::<serde_json::Map<_, _>>(),
+        });
+        made.extend(object(document).unwrap());
+    }
+    made
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let encode = |chunk: &[u8]| {
+        let bits = chunk
+            .iter()
+            .chain([0, 0].iter())
+            .take(3)
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let sign = |at: usize| {
+            if at <= chunk.len() {
+                char::from(SIGNS[(bits >> (18 - 6 * at)) as usize & 63])
+            } else {
+                '='
+            }
+        };
+        [sign(0), sign(1), sign(2), sign(3)]
+    };
+    bytes.chunks(3).flat_map(encode).collect()
+}
+
+fn settings() -> Settings {
+    Settings {
+        domain: "domain.suffix".to_owned(),
+        ..Settings::new("").unwrap()
+    }
+}
+
+/// Says the same things in the same words, whichever API they came from.
+fn normal(service: &VirtualService) -> VirtualService {
+    let mut service = service.clone();
+    service.semantics = Semantics::GatewayApi;
+    service.created = 0;
+    for route in &mut service.http {
+        route.field = "".into();
+        if route.retries.as_ref().is_some_and(|retries| retries.attempts == 0) {
+            route.retries = None;
+        }
+        for matched in &mut route.matches {
+            if let Some(PathMatch::Prefix(path)) = &matched.path {
+                // `/` is the schema's default, which Istio's test does not fill in.
+                let path = path.trim_end_matches('/');
+                matched.path = (!path.is_empty()).then(|| PathMatch::PathPrefix(path.into()));
+            }
+        }
+        route.matches.retain(|matched| *matched != HttpMatch::default());
+        if let Some(PathRewrite::Regex { pattern, substitution }) = &route.rewrite.path
+            && &**pattern == "/.*"
+        {
+            route.rewrite.path = Some(PathRewrite::Full(substitution.clone()));
+        }
+        if let HttpAction::Forward(to) = &mut route.action
+            && let [only] = to.as_mut_slice()
+        {
+            only.weight = 1;
+        }
+    }
+    for destinations in service
+        .tls
+        .iter_mut()
+        .map(|route| (&mut route.field, &mut route.destinations))
+        .chain(
+            service
+                .tcp
+                .iter_mut()
+                .map(|route| (&mut route.field, &mut route.destinations)),
+        )
+    {
+        *destinations.0 = "".into();
+        if let [only] = destinations.1.as_mut_slice() {
+            only.weight = 1;
+        }
+    }
+    service
+}
+
+fn services(snapshot: &lateen_model::Snapshot) -> BTreeMap<ObjectKey, VirtualService> {
+    snapshot
+        .virtual_services
+        .iter()
+        .map(|(key, service)| (key.clone(), normal(service)))
+        .collect()
+}
+
+fn gateways(snapshot: &lateen_model::Snapshot) -> BTreeMap<ObjectKey, Vec<Server>> {
+    snapshot
+        .gateways
+        .iter()
+        .map(|(key, gateway)| (key.clone(), gateway.servers.clone()))
+        .collect()
+}
+
+fn differences<V: PartialEq + std::fmt::Debug>(
+    ours: &BTreeMap<ObjectKey, V>,
+    theirs: &BTreeMap<ObjectKey, V>,
+) -> Vec<String> {
+    let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let differing = keys.into_iter().filter(|key| ours.get(key) != theirs.get(key));
+    differing
+        .map(|key| format!("{key}\n  ours:   {:?}\n  theirs: {:?}", ours.get(key), theirs.get(key)))
+        .collect()
+}
+
+fn compare(folder: &Path, case: &str, fixtures: &[Object]) -> Vec<String> {
+    let input = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
+    let golden = std::fs::read_to_string(folder.join(format!("{case}.yaml.golden"))).unwrap();
+    let given = objects(&input);
+    // Every namespace that is used is there, with a label made of its name.
+    let namespaces: BTreeSet<String> = given
+        .iter()
+        .filter_map(|object| object.metadata().namespace.clone())
+        .collect();
+    let mut all: Vec<Object> = fixtures.iter().cloned().chain(given).collect();
+    for namespace in namespaces {
+        let labels = json!({"istio.io/test-name-part": namespace.split('-').next()});
+        let document =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
+        all.extend(object(document).unwrap());
+    }
+    let ours = snapshot_with(settings(), all);
+    // Istio's result has kinds of its own; what was among the input is not a result.
+    let made = objects(&golden)
+        .into_iter()
+        .filter(|object| matches!(object, Object::VirtualService(_) | Object::Gateway(_)));
+    let theirs = snapshot_with(settings(), made.collect());
+    let mut found = differences(&services(&ours), &services(&theirs));
+    found.extend(differences(&gateways(&ours), &gateways(&theirs)));
+    found
+}
+
+#[test]
+fn gateways_and_routes_are_those_of_istio() {
+    let Some(folder) = reference("goldens/gateway-api") else {
+        return;
+    };
+    let cases: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("cases.json")).unwrap()).unwrap();
+    let fixtures = fixtures(&cases);
+    let mut wrong = Vec::new();
+    let mut right = 0;
+    for case in cases["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|case| case.as_str().unwrap())
+    {
+        let found = compare(&folder, case, &fixtures);
+        if ELSEWHERE.contains(&case) {
+            println!(
+                "{case}: {} differences, for known reasons\n{}",
+                found.len(),
+                found.join("\n")
+            );
+        } else if found.is_empty() {
+            right += 1;
+        } else {
+            wrong.push(format!("=== {case}\n{}", found.join("\n")));
+        }
+    }
+    println!("{right} cases are as Istio has them");
+    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+}

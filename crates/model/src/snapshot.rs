@@ -1,0 +1,59 @@
+//! The whole world at one moment, immutable.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lateen_names::{ClusterId, Namespace, ObjectKey};
+
+use crate::destination::DestinationRule;
+use crate::endpoint::{Endpoints, Instances, Workload};
+use crate::gateway::Gateway;
+use crate::mesh::{Mesh, NetworkGateway};
+use crate::policy::{AuthorizationPolicy, EnvoyFilter, PeerAuthentication, RequestAuthentication, Telemetry};
+use crate::route::VirtualService;
+use crate::secret::Credential;
+use crate::sidecar::Sidecar;
+use crate::{Diagnostic, Labels, Service, ServiceKey, Shared, Table};
+
+/// What `lower` publishes and `compile` reads. Tables are persistent: two snapshots share what did not change.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows with every snapshot.
+    pub generation: u64,
+    /// Settings.
+    pub mesh: Shared<Mesh>,
+    /// Labels of namespaces.
+    pub namespaces: Table<Namespace, Labels>,
+    /// Services.
+    pub services: Table<ServiceKey, Service>,
+    /// Endpoints by service.
+    pub endpoints: Table<ServiceKey, Endpoints>,
+    /// What is served at an address of a cluster: the inbound side of sidecars, the services of gateways.
+    pub instances: Table<(ClusterId, IpAddr), Instances>,
+    /// Pods that run, by cluster, namespace and name: what a proxy that connects is looked up in.
+    pub workloads: Table<(ClusterId, ObjectKey), Workload>,
+    /// Routes.
+    pub virtual_services: Table<ObjectKey, VirtualService>,
+    /// Policies by destination.
+    pub destination_rules: Table<ObjectKey, DestinationRule>,
+    /// Gateways.
+    pub gateways: Table<ObjectKey, Gateway>,
+    /// Sidecar objects.
+    pub sidecars: Table<ObjectKey, Sidecar>,
+    /// PeerAuthentications.
+    pub peer_authentications: Table<ObjectKey, PeerAuthentication>,
+    /// RequestAuthentications.
+    pub request_authentications: Table<ObjectKey, RequestAuthentication>,
+    /// AuthorizationPolicies.
+    pub authorization_policies: Table<ObjectKey, AuthorizationPolicy>,
+    /// Telemetries.
+    pub telemetries: Table<ObjectKey, Telemetry>,
+    /// EnvoyFilters.
+    pub envoy_filters: Table<ObjectKey, EnvoyFilter>,
+    /// Key material.
+    pub credentials: Table<ObjectKey, Credential>,
+    /// Gateways into other networks, sorted.
+    pub network_gateways: Shared<Vec<NetworkGateway>>,
+    /// What users should know, sorted.
+    pub diagnostics: Arc<[Diagnostic]>,
+}

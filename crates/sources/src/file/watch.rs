@@ -1,0 +1,147 @@
+//! Reloading when files change.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lateen_lower::object::Event;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::{FileSource, Problem, Severity};
+
+/// Editors write a file in several steps: nothing is read before there was quiet for this long …
+const QUIET: Duration = Duration::from_millis(20);
+/// … or this long had passed.
+const AT_MOST: Duration = Duration::from_millis(200);
+/// How often files are read though nothing tells of a change: notifications can be lost.
+const RESCAN: Duration = Duration::from_secs(30);
+
+/// What a reload brought.
+#[derive(Debug)]
+pub struct Update {
+    /// Differences, in one batch; may be empty when only problems changed. The first update is everything.
+    pub events: Vec<Event>,
+    /// All that is wrong with the files now.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads all files, hands on what they hold, and goes on handing on what changes until the receiver is gone. Each
+/// problem is logged when it comes up.
+///
+/// # Errors
+/// When a path does not exist at the beginning, or the system cannot watch it.
+pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Result<(), WatchError> {
+    // Watching begins before the first reading, or a change between the two would be missed.
+    let (wake, mut woken) = mpsc::channel::<()>(1);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let looked_at = event.as_ref().is_ok_and(|event| event.kind.is_access());
+        if !looked_at {
+            // A full channel means that a reload is due anyway.
+            let _ = wake.try_send(());
+        }
+    })?;
+    for (path, mode) in watched(source.paths()) {
+        watcher.watch(&path, mode)?;
+    }
+    let mut first = true;
+    let mut problems: Vec<Problem> = Vec::new();
+    loop {
+        // Reading blocks, and a directory may hold a great many files.
+        let reloaded = tokio::task::spawn_blocking(move || {
+            let result = source.reload();
+            (source, result)
+        });
+        let Ok((back, result)) = reloaded.await else {
+            return Err(WatchError::Ended);
+        };
+        source = back;
+        match result {
+            Ok(events) => {
+                let same = problems == source.problems();
+                log_new(&problems, source.problems());
+                problems = source.problems().to_vec();
+                if first || !events.is_empty() || !same {
+                    first = false;
+                    if updates
+                        .send(Update {
+                            events,
+                            problems: problems.clone(),
+                        })
+                        .await
+                        .is_err()
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+            Err(error) if first => return Err(error.into()),
+            // Between removing and making a path there is nothing; what was read stays in force.
+            Err(error) => tracing::warn!(%error, "configuration cannot be read; what was read before stays in force"),
+        }
+        tokio::select! {
+            () = updates.closed() => return Ok(()),
+            woken = timeout_at(Instant::now() + RESCAN, woken.recv()) => {
+                if let Ok(None) = woken {
+                    return Err(WatchError::Ended);
+                }
+            }
+        }
+        let limit = Instant::now() + AT_MOST;
+        while Instant::now() < limit {
+            if timeout_at(limit.min(Instant::now() + QUIET), woken.recv())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    }
+}
+
+/// Directories with all that is in them; for files their directory, since editors replace files.
+fn watched(paths: &[PathBuf]) -> Vec<(PathBuf, RecursiveMode)> {
+    let place = |path: &PathBuf| match path.is_dir() {
+        true => (path.clone(), RecursiveMode::Recursive),
+        false => (parent(path), RecursiveMode::NonRecursive),
+    };
+    let mut all: Vec<_> = paths.iter().map(place).collect();
+    // Of the same directory, the watch that sees more comes last and replaces the other.
+    all.sort_by(|a, b| {
+        a.0.cmp(&b.0)
+            .then_with(|| (a.1 == RecursiveMode::Recursive).cmp(&(b.1 == RecursiveMode::Recursive)))
+    });
+    all.dedup();
+    all
+}
+
+fn parent(path: &std::path::Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn log_new(old: &[Problem], new: &[Problem]) {
+    for problem in new.iter().filter(|problem| !old.contains(problem)) {
+        match problem.severity {
+            Severity::Error => tracing::error!(%problem, "configuration file"),
+            Severity::Warning => tracing::warn!(%problem, "configuration file"),
+            Severity::Notice => tracing::info!(%problem, "configuration file"),
+        }
+    }
+}
+
+/// Files cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// A path cannot be read.
+    #[error(transparent)]
+    File(#[from] super::FileError),
+    /// The system refuses to watch.
+    #[error("cannot watch files: {0}")]
+    Watch(#[from] notify::Error),
+    /// The watcher or the reader ended though nobody asked it to.
+    #[error("watching files ended")]
+    Ended,
+}

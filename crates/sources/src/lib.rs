@@ -1,0 +1,5 @@
+//! Everything read from outside, as typed events: files, JWKS, the Kubernetes API.
+//!
+//! Sources decode and compare; what objects mean is `lower`'s business.
+
+pub mod file;

@@ -1,0 +1,103 @@
+//! An HTTP/1.1 client that hides nothing: it never tries twice.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::http::{HeaderMap, Request, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body; what is no UTF-8 is replaced.
+    pub body: String,
+}
+
+impl Answer {
+    /// A header's value, if it is there and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// A client with one connection, kept open as long as the server likes.
+#[derive(Debug)]
+pub struct Client {
+    address: SocketAddr,
+    sender: Option<SendRequest<Empty<Bytes>>>,
+    connections: JoinSet<()>,
+}
+
+impl Client {
+    /// A client of the server at `address`. It connects with the first request.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            sender: None,
+            connections: JoinSet::new(),
+        }
+    }
+
+    /// Asks for a path of a host.
+    ///
+    /// # Errors
+    /// When there is no connection, or no whole answer in 15 s. An answer of any status is none.
+    pub async fn get(&mut self, host: &str, path: &str) -> Result<Answer> {
+        let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let asking = async {
+            sender.ready().await.context("the connection is gone")?;
+            let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
+            let (head, body) = sender.send_request(request).await.context("no answer")?.into_parts();
+            let body = body.collect().await.context("half an answer")?.to_bytes();
+            anyhow::Ok(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body: String::from_utf8_lossy(&body).into_owned(),
+            })
+        };
+        let answer = timeout(PATIENCE, asking).await.context("no answer in time")??;
+        if answer.header("connection") != Some("close") {
+            self.sender = Some(sender);
+        }
+        Ok(answer)
+    }
+
+    async fn connect(&mut self) -> Result<SendRequest<Empty<Bytes>>> {
+        while self.connections.try_join_next().is_some() {}
+        let stream = TcpStream::connect(self.address)
+            .await
+            .with_context(|| format!("cannot connect to {}", self.address))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        self.connections.spawn(async move {
+            // What goes wrong with a connection, the request on it tells.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+}
+
+/// One request on a connection of its own.
+///
+/// # Errors
+/// As [`Client::get`].
+pub async fn get(address: SocketAddr, host: &str, path: &str) -> Result<Answer> {
+    Client::new(address).get(host, path).await
+}

@@ -1,0 +1,173 @@
+//! The real `lateend`.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde_json::Value;
+
+use crate::http::{self, Answer};
+use crate::process::Process;
+use crate::wait::eventually;
+use crate::{World, ports};
+
+/// How long it may take to start on a machine that builds at the same time.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// A program of this workspace: from the folder `LATEEN_BIN`, or built once, beside the running test.
+///
+/// # Errors
+/// When it does not build.
+pub fn program(package: &str, name: &str) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("LATEEN_BIN") {
+        return Ok(PathBuf::from(folder).join(name));
+    }
+    // The test lies in `<target>/<profile>/deps/`.
+    let test = std::env::current_exe()?;
+    let profile = test.ancestors().nth(2).context("the test lies nowhere")?;
+    let target = profile.parent().context("the test lies nowhere")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut build = Command::new(cargo);
+    build.args(["build", "-p", package, "--target-dir"]).arg(target);
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => {}
+        Some(other) => {
+            build.args(["--profile", other]);
+        }
+    }
+    if !build.status().context("cannot run cargo")?.success() {
+        bail!("{package} does not build");
+    }
+    Ok(profile.join(name))
+}
+
+fn lateend() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| program("lateen-daemon", "lateend").map_err(|error| format!("{error:#}")));
+    found.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// A `lateend` that reads a world's files. It is killed when dropped.
+#[derive(Debug)]
+pub struct Lateend {
+    process: Process,
+    directory: PathBuf,
+    config: PathBuf,
+    addresses: Addresses,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    plaintext: SocketAddr,
+    secure: SocketAddr,
+    http: SocketAddr,
+    https: SocketAddr,
+    monitoring: SocketAddr,
+}
+
+impl Lateend {
+    /// Starts one on free ports, with its data and log in the world's directory, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not build, ends, or is not ready in time; with the end of its log.
+    pub async fn start(world: &World) -> Result<Self> {
+        let port = || ports::free().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let addresses = Addresses {
+            plaintext: port()?,
+            secure: port()?,
+            http: port()?,
+            https: port()?,
+            monitoring: port()?,
+        };
+        let (directory, config) = (world.directory().to_owned(), world.config().to_owned());
+        let process = spawn(&directory, &config, addresses)?;
+        let mut started = Self {
+            process,
+            directory,
+            config,
+            addresses,
+        };
+        started.wait().await?;
+        Ok(started)
+    }
+
+    /// Starts it again after [`Self::kill`], on the same ports and data, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.process = spawn(&self.directory, &self.config, self.addresses)?;
+        self.wait().await
+    }
+
+    /// Ends it at once, as `kill -9` does.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Where it serves ADS without TLS.
+    pub fn plaintext(&self) -> SocketAddr {
+        self.addresses.plaintext
+    }
+
+    /// What its HTTP port answers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn http(&self, path: &str) -> Result<Answer> {
+        http::get(self.addresses.http, "lateend", path).await
+    }
+
+    /// Whether it says that it is ready.
+    pub async fn ready(&self) -> bool {
+        self.http("/ready").await.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Its findings about configuration and files.
+    ///
+    /// # Errors
+    /// When it does not answer with JSON.
+    pub async fn push_status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.http("/debug/push_status").await?.body)?)
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        self.process.log(60)
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let waiting = eventually("lateend is ready", STARTING, async || {
+            if let Some(status) = self.process.ended() {
+                return Some(Err(anyhow!("lateend ended: {status}")));
+            }
+            self.ready().await.then_some(Ok(()))
+        });
+        waiting.await.flatten().with_context(|| self.log())
+    }
+}
+
+fn spawn(directory: &Path, config: &Path, addresses: Addresses) -> Result<Process> {
+    let mut command = Command::new(lateend()?);
+    command.arg("--config").arg(config);
+    command.arg("--data-dir").arg(directory.join("data"));
+    command.arg("--cacerts").arg(directory.join("no-cacerts"));
+    for (flag, address) in [
+        ("--plaintext-address", addresses.plaintext),
+        ("--secure-address", addresses.secure),
+        ("--http-address", addresses.http),
+        ("--https-address", addresses.https),
+        ("--monitoring-address", addresses.monitoring),
+    ] {
+        command.arg(flag).arg(address.to_string());
+    }
+    Process::start(command, &directory.join("lateend.log"))
+}

@@ -1,0 +1,22 @@
+//! Test support: the real `lateend` and real Envoys on loopback, with upstreams and load.
+//!
+//! Everything that is started here ends when its value is dropped, listens on ports of its own and keeps its files in a
+//! temporary directory, so tests run side by side. Nothing waits for a time: [`eventually`] waits for a condition and
+//! gives up at a deadline. Errors say what was waited for; logs of processes are kept until the world is dropped.
+
+pub mod envoy;
+pub mod http;
+pub mod lateend;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod upstream;
+pub mod wait;
+pub mod world;
+
+pub use envoy::Envoy;
+pub use lateend::Lateend;
+pub use load::{Load, Tally};
+pub use upstream::Upstream;
+pub use wait::eventually;
+pub use world::World;

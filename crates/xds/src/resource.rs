@@ -1,0 +1,231 @@
+//! Resources and sets of them: encoded once, shared by every proxy that holds them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use prost::Message;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// One resource, encoded. Two resources are equal when their content hashes are.
+#[derive(Clone)]
+pub struct Resource {
+    /// The name that proxies subscribe to.
+    pub name: Arc<str>,
+    /// Hash of `body`: the resource's version. Written as 16 hexadecimal digits on the wire.
+    pub hash: u64,
+    /// The encoded message, without the `Any` around it.
+    pub body: Bytes,
+}
+
+/// What a proxy should hold of one type: an ordered map from name to resource. Copies share their structure, so that a
+/// set with a few resources of a proxy's own costs little beside the one it was made from.
+#[derive(Clone, Default)]
+pub struct ResourceSet(OrdMap<Arc<str>, Arc<Resource>>);
+
+/// One difference between two sets.
+#[derive(Debug, Clone)]
+pub enum Difference<'a> {
+    /// Only the later set has it.
+    Added(&'a Arc<Resource>),
+    /// Both have the name, with different content; this is the later one.
+    Changed(&'a Arc<Resource>),
+    /// Only the earlier set has it.
+    Removed(&'a Arc<Resource>),
+}
+
+/// Everything a proxy should hold, as of one snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The snapshot that this was compiled from. Never goes down on one stream.
+    pub snapshot: u64,
+    /// What people see as the version, in `system_version_info` and `version_info`.
+    pub version: Arc<str>,
+    /// When the oldest change that this brings was noticed, for the time that proxies take to converge.
+    pub changed_at: Option<Instant>,
+    /// What to hold of each type, by type URL. A type that is missing is an empty set.
+    pub sets: BTreeMap<Arc<str>, ResourceSet>,
+}
+
+// === impl Resource ===
+
+impl Resource {
+    /// A resource whose version is the hash of its encoded message.
+    pub fn new(name: impl Into<Arc<str>>, body: Bytes) -> Self {
+        Self {
+            name: name.into(),
+            hash: xxh3_64(&body),
+            body,
+        }
+    }
+
+    /// Encodes a message.
+    pub fn encode(name: impl Into<Arc<str>>, message: &impl Message) -> Self {
+        Self::new(name, message.encode_to_vec().into())
+    }
+
+    /// The version as proxies see it.
+    pub fn version(&self) -> String {
+        format!("{:016x}", self.hash)
+    }
+}
+
+/// Reads a version that a proxy sent back. Another control plane's is `None`.
+pub(crate) fn parse_version(version: &str) -> Option<u64> {
+    (version.len() == 16)
+        .then(|| u64::from_str_radix(version, 16).ok())
+        .flatten()
+}
+
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for Resource {}
+
+impl fmt::Debug for Resource {
+    /// Without the body, which may hold a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{:016x} ({} bytes)", self.name, self.hash, self.body.len())
+    }
+}
+
+// === impl ResourceSet ===
+
+impl ResourceSet {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The resource of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.0.get(name)
+    }
+
+    /// Adds a resource, or replaces the one of its name.
+    pub fn insert(&mut self, resource: Arc<Resource>) {
+        self.0.insert(Arc::clone(&resource.name), resource);
+    }
+
+    /// Takes a resource out.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Resource>> {
+        self.0.remove(name)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The resources, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.0.values()
+    }
+
+    /// The resources whose names begin with `prefix`, by name.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.0
+            .range::<_, str>(from)
+            .map(|(_, resource)| resource)
+            .take_while(move |r| r.name.starts_with(prefix))
+    }
+
+    /// Whether both are the same copy, which says more than equality and costs nothing.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+
+    /// What to do to this set to get `later`, by name. Structure that both share is passed over.
+    pub fn diff<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = Difference<'a>> {
+        self.0.diff(&later.0).map(|item| match item {
+            DiffItem::Add(_, resource) => Difference::Added(resource),
+            DiffItem::Update { new: (_, resource), .. } => Difference::Changed(resource),
+            DiffItem::Remove(_, resource) => Difference::Removed(resource),
+        })
+    }
+}
+
+impl FromIterator<Arc<Resource>> for ResourceSet {
+    fn from_iter<I: IntoIterator<Item = Arc<Resource>>>(resources: I) -> Self {
+        Self(
+            resources
+                .into_iter()
+                .map(|resource| (Arc::clone(&resource.name), resource))
+                .collect(),
+        )
+    }
+}
+
+impl FromIterator<Resource> for ResourceSet {
+    fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
+        resources.into_iter().map(Arc::new).collect()
+    }
+}
+
+impl fmt::Debug for ResourceSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// What to hold of one type.
+    pub fn set(&self, type_url: &str) -> Option<&ResourceSet> {
+        self.sets.get(type_url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(name: &str, body: &'static str) -> Arc<Resource> {
+        Arc::new(Resource::new(name, Bytes::from_static(body.as_bytes())))
+    }
+
+    #[test]
+    fn differences_by_name_and_content() {
+        let old: ResourceSet = [resource("a", "1"), resource("b", "1"), resource("c", "1")]
+            .into_iter()
+            .collect();
+        let mut new = old.clone();
+        assert!(old.is_same(&new));
+        new.insert(resource("a", "1"));
+        new.insert(resource("b", "2"));
+        new.remove("c");
+        new.insert(resource("d", "1"));
+        let diff: Vec<String> = old
+            .diff(&new)
+            .map(|difference| match difference {
+                Difference::Added(r) => format!("+{}", r.name),
+                Difference::Changed(r) => format!("~{}", r.name),
+                Difference::Removed(r) => format!("-{}", r.name),
+            })
+            .collect();
+        assert_eq!(diff, ["~b", "-c", "+d"]);
+    }
+
+    #[test]
+    fn versions_read_back() {
+        let resource = resource("a", "1");
+        assert_eq!(parse_version(&resource.version()), Some(resource.hash));
+        assert_eq!(parse_version("2026-01-01T00:00:00Z/7"), None);
+        assert_eq!(parse_version(""), None);
+    }
+}

@@ -1,0 +1,500 @@
+//! One type of resources on one stream: subscriptions, what is held, what is under way.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::blame::{Blame, mentions};
+use super::held::{Change, Entry, Has, Held};
+use crate::ResponseId;
+use crate::resource::{Resource, ResourceSet};
+use crate::types::{Kind, kind_of};
+
+/// What is known of one type.
+#[derive(Debug)]
+pub(super) struct TypeState {
+    pub(super) url: Arc<str>,
+    pub(super) rank: usize,
+    pub(super) kind: Kind,
+    /// All there is, besides what is named.
+    wildcard: bool,
+    /// What is named besides the wildcard.
+    named: BTreeSet<Arc<str>>,
+    /// In the state of the world, a hash of the names in the last request, and whether there ever were any.
+    pub(super) names_hash: u64,
+    pub(super) named_before: bool,
+    /// Of the last response; 0 before the first.
+    last_nonce: u64,
+    held: Held,
+    blame: Blame,
+    pub(super) outstanding: Option<Outstanding>,
+    /// The proxy awaits a response even if there is nothing to say.
+    owes_answer: bool,
+    /// The proxy took a response on this stream: it has nothing left of an earlier one.
+    known: bool,
+    /// Something changed since it was found that nothing is to be sent.
+    pub(super) dirty: bool,
+    /// There is something to send, and it waits for clusters.
+    pub(super) waiting: bool,
+    /// There are removals to send, which wait for the others.
+    pub(super) deferred: bool,
+}
+
+/// A response that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub(super) nonce: u64,
+    pub(super) snapshot: u64,
+    pub(super) version: Arc<str>,
+    /// Name and content, or that it is gone.
+    changes: Vec<(Arc<str>, Option<u64>)>,
+    /// After it nothing of `target` is missing.
+    complete: bool,
+    target: ResourceSet,
+    /// All there is after it, when that is neither `target` nor known otherwise.
+    content: Option<ResourceSet>,
+    /// Names asked for again since: the answer to this response says nothing of them.
+    superseded: BTreeSet<Arc<str>>,
+}
+
+/// What to send.
+pub(super) struct Batch {
+    pub(super) changes: Vec<Change>,
+    /// The proxy subscribes to everything, and then has it.
+    complete: bool,
+}
+
+/// A resource that a proxy rejected.
+pub(super) struct Culprit {
+    pub(super) name: Arc<str>,
+    pub(super) hash: u64,
+}
+
+impl TypeState {
+    pub(super) fn new(url: &str) -> Self {
+        let (rank, kind) = kind_of(url);
+        Self {
+            url: Arc::from(url),
+            rank,
+            kind,
+            wildcard: false,
+            named: BTreeSet::new(),
+            names_hash: 0,
+            named_before: false,
+            last_nonce: 0,
+            held: Held::default(),
+            blame: Blame::default(),
+            outstanding: None,
+            owes_answer: false,
+            known: false,
+            dirty: true,
+            waiting: false,
+            deferred: false,
+        }
+    }
+
+    // === subscriptions ===
+
+    pub(super) fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    pub(super) fn covers(&self, name: &str) -> bool {
+        self.wildcard || self.held.entry(name).subscribed
+    }
+
+    pub(super) fn subscribed_count(&self) -> usize {
+        self.held.subscribed_count()
+    }
+
+    /// Names this stream holds memory of its own for.
+    pub(super) fn own_names(&self) -> usize {
+        self.held.own_names() + self.named.len()
+    }
+
+    /// Every name that is subscribed other than by wildcard.
+    pub(super) fn asked(&self) -> BTreeSet<Arc<str>> {
+        if self.wildcard {
+            self.named.clone()
+        } else {
+            self.held.subscribed().cloned().collect()
+        }
+    }
+
+    /// Whether a nonce is that of the last response.
+    pub(super) fn answers_last(&self, nonce: &str) -> bool {
+        nonce == self.last_nonce.to_string()
+    }
+
+    /// Whether the proxy is not known to have anything.
+    pub(super) fn has_nothing(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The proxy asks for a name, maybe again: it must be answered.
+    pub(super) fn subscribe(&mut self, name: &str, wanted: &ResourceSet) {
+        let name = wanted
+            .get(name)
+            .map_or_else(|| Arc::from(name), |resource| Arc::clone(&resource.name));
+        if self.wildcard {
+            self.named.insert(Arc::clone(&name));
+        }
+        self.held.set(
+            &name,
+            Entry {
+                subscribed: true,
+                has: Has::Unknown,
+            },
+        );
+        self.supersede(name);
+    }
+
+    pub(super) fn unsubscribe(&mut self, name: &str) {
+        self.dirty = true;
+        if self.wildcard {
+            self.named.remove(name);
+            return;
+        }
+        let name: Arc<str> = Arc::from(name);
+        self.held.set(
+            &name,
+            Entry {
+                subscribed: false,
+                has: Has::Absent,
+            },
+        );
+    }
+
+    /// The proxy asks for all there is, maybe again.
+    pub(super) fn subscribe_all(&mut self) {
+        let known: Vec<Arc<str>> = self.held.subscribed().cloned().collect();
+        if !self.wildcard {
+            self.wildcard = true;
+            self.named = known.iter().cloned().collect();
+        } else {
+            for name in known {
+                self.resend(&name);
+            }
+        }
+        self.owes_answer = true;
+        self.dirty = true;
+    }
+
+    /// The proxy asks only for what it named.
+    pub(super) fn unsubscribe_all(&mut self) {
+        self.dirty = true;
+        if !self.wildcard {
+            return;
+        }
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.complete = false;
+        }
+        let mut held = Held::default();
+        for name in std::mem::take(&mut self.named) {
+            held.set(
+                &name,
+                Entry {
+                    subscribed: true,
+                    ..self.held.entry(&name)
+                },
+            );
+        }
+        self.held = held;
+        self.wildcard = false;
+    }
+
+    /// What the proxy says it has from an earlier stream.
+    pub(super) fn already_has(&mut self, name: &str, version: Option<u64>, wanted: &ResourceSet) {
+        if self.covers(name) {
+            let name = wanted
+                .get(name)
+                .map_or_else(|| Arc::from(name), |resource| Arc::clone(&resource.name));
+            self.mark(&name, version.map_or(Has::Unknown, Has::Version));
+        }
+    }
+
+    /// Nothing need be said if there is nothing to say.
+    pub(super) fn owes_no_answer(&mut self) {
+        self.owes_answer = false;
+    }
+
+    /// Has a name sent again though it is equal, if the proxy subscribed to it.
+    pub(super) fn resend(&mut self, name: &Arc<str>) {
+        if self.covers(name) {
+            self.mark(name, Has::Unknown);
+            self.supersede(Arc::clone(name));
+        }
+    }
+
+    fn supersede(&mut self, name: Arc<str>) {
+        self.dirty = true;
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.superseded.insert(name);
+        }
+    }
+
+    fn mark(&mut self, name: &Arc<str>, has: Has) {
+        let subscribed = if self.wildcard {
+            has != Has::Absent
+        } else {
+            self.held.entry(name).subscribed
+        };
+        self.held.set(name, Entry { subscribed, has });
+    }
+
+    // === what to send ===
+
+    /// Everything that is to be sent, but for what was rejected.
+    fn changes(&self, wanted: &ResourceSet) -> Vec<Change> {
+        let mut changes = self.held.changes(wanted, self.wildcard);
+        if !self.blame.is_clean() {
+            changes.retain(|change| {
+                change
+                    .resource
+                    .as_ref()
+                    .is_none_or(|resource| !self.blame.is_rejected(resource))
+            });
+        }
+        changes
+    }
+
+    /// Whether something is to be sent.
+    pub(super) fn has_changes(&self, wanted: &ResourceSet) -> bool {
+        self.owes_answer || !self.changes(wanted).is_empty()
+    }
+
+    /// Whether something is to be sent, or is under way, that the proxy may not have yet under any version.
+    pub(super) fn introduces(&self, wanted: &ResourceSet) -> bool {
+        self.changes(wanted).iter().any(Change::is_new)
+    }
+
+    /// The next response, without removals unless `removals`. `None` settles: nothing is to be sent.
+    ///
+    /// `silent_removals`: this type's responses cannot say that something is gone, only be empty.
+    pub(super) fn next(&mut self, wanted: &ResourceSet, removals: bool, silent_removals: bool) -> Option<Batch> {
+        let mut changes = self.changes(wanted);
+        if silent_removals {
+            for change in changes.extract_if(.., |change| change.resource.is_none()) {
+                self.owes_answer |= change.before == Has::Unknown;
+                self.mark(&change.name, Has::Absent);
+            }
+        }
+        let all = changes.len();
+        if !removals {
+            // A name that was asked for and does not exist is an answer rather than a removal.
+            changes.retain(|change| change.resource.is_some() || (change.before == Has::Unknown && !self.wildcard));
+        }
+        self.deferred = changes.len() < all;
+        while let Some(part) = self.blame.next_part() {
+            let picked: Vec<Change> = changes
+                .iter()
+                .filter(|change| part.contains(&change.name))
+                .cloned()
+                .collect();
+            if !picked.is_empty() {
+                changes = picked;
+                break;
+            }
+        }
+        if changes.is_empty() && !self.owes_answer {
+            self.dirty = false;
+            self.waiting = false;
+            if !self.deferred {
+                self.held.settle(wanted, self.wildcard);
+            }
+            return None;
+        }
+        self.owes_answer = false;
+        let complete = self.wildcard && changes.len() == all && self.blame.is_clean();
+        Some(Batch { changes, complete })
+    }
+
+    /// Every resource of a response that stands for all there is, when `batch` is what it changes: what is not in the
+    /// batch stays as the proxy has it.
+    pub(super) fn everything(&self, batch: &Batch, wanted: &ResourceSet) -> Vec<Arc<Resource>> {
+        if batch.complete {
+            return wanted.iter().cloned().collect();
+        }
+        let changed: BTreeSet<&str> = batch.changes.iter().map(|change| &*change.name).collect();
+        let mut resources = Vec::new();
+        for resource in wanted.iter() {
+            let entry = self.held.entry(&resource.name);
+            if !self.wildcard && !entry.subscribed {
+                continue;
+            }
+            if changed.contains(&*resource.name) || entry.has == Has::Version(resource.hash) {
+                resources.push(Arc::clone(resource));
+            } else if let Some(kept) = self.content(&resource.name) {
+                resources.push(Arc::clone(kept));
+            } else if matches!(entry.has, Has::Version(_)) {
+                // Leaving it out would remove what the proxy has.
+                resources.push(Arc::clone(resource));
+            }
+        }
+        let leftovers = self
+            .held
+            .leftovers(wanted)
+            .filter(|resource| !changed.contains(&*resource.name));
+        resources.extend(leftovers.cloned());
+        resources
+    }
+
+    /// The content that the proxy has under a name, when it is still at hand.
+    fn content(&self, name: &str) -> Option<&Arc<Resource>> {
+        let kept = || {
+            self.blame
+                .kept(name)
+                .filter(|kept| self.held.entry(name).has == Has::Version(kept.hash))
+        };
+        self.held.body(name).or_else(kept)
+    }
+
+    /// The batch is on its way.
+    ///
+    /// `content`: everything it holds, if it stands for all there is.
+    pub(super) fn sent(
+        &mut self,
+        batch: &Batch,
+        response: ResponseId,
+        target: &ResourceSet,
+        content: Option<&[Arc<Resource>]>,
+    ) {
+        let ResponseId {
+            nonce,
+            snapshot,
+            version,
+            ..
+        } = response;
+        let content = content
+            .filter(|_| !batch.complete)
+            .map(|resources| resources.iter().cloned().collect());
+        let changes = batch
+            .changes
+            .iter()
+            .map(|c| (Arc::clone(&c.name), c.resource.as_ref().map(|r| r.hash)))
+            .collect();
+        self.waiting = false;
+        self.last_nonce = nonce;
+        self.outstanding = Some(Outstanding {
+            nonce,
+            snapshot,
+            version,
+            changes,
+            complete: batch.complete,
+            target: target.clone(),
+            content,
+            superseded: BTreeSet::new(),
+        });
+    }
+
+    // === answers ===
+
+    /// The proxy has what the response said.
+    pub(super) fn acked(&mut self, outstanding: &Outstanding) {
+        self.dirty = true;
+        self.known = true;
+        let at_once = outstanding.complete && self.wildcard && outstanding.superseded.is_empty();
+        if at_once && self.held.take_all(outstanding.target.clone()) {
+            return;
+        }
+        self.took(outstanding.changes.iter(), outstanding);
+    }
+
+    /// The proxy rejected the response. Returns who is certainly to blame; for the others the search goes on.
+    ///
+    /// `full`: the response stood for all there is. Of such, proxies take the good part and name the bad; if they name
+    /// nothing they could not even decode it, and have taken nothing.
+    pub(super) fn nacked(&mut self, outstanding: &Outstanding, reason: &str, full: bool) -> Vec<Culprit> {
+        self.dirty = true;
+        let sent: Vec<Culprit> = outstanding
+            .changes
+            .iter()
+            .filter_map(|(name, hash)| {
+                Some(Culprit {
+                    name: Arc::clone(name),
+                    hash: (*hash)?,
+                })
+            })
+            .collect();
+        if sent.is_empty() {
+            // Removals only: there is no smaller part to try.
+            self.acked(outstanding);
+            return sent;
+        }
+        // A response that stands for all there is may hold, once more, what is known to be bad.
+        let known = full && self.blame.names().into_iter().any(|name| mentions(reason, name));
+        let alone = sent.len() == 1 && !known;
+        let culprits: Vec<Culprit> = sent
+            .into_iter()
+            .filter(|culprit| alone || (full && mentions(reason, &culprit.name)))
+            .collect();
+        let kept: Vec<_> = culprits
+            .iter()
+            .map(|culprit| self.content(&culprit.name).filter(|_| full).cloned())
+            .collect();
+        let names: BTreeSet<&str> = culprits.iter().map(|culprit| &*culprit.name).collect();
+        let others = outstanding.changes.iter().filter(|(name, _)| !names.contains(&**name));
+        let taken = full && (known || culprits.iter().any(|culprit| mentions(reason, &culprit.name)));
+        if taken {
+            self.took(others, outstanding);
+        } else {
+            if !full {
+                // It may have been taken in part.
+                for (name, _) in others.clone() {
+                    if self.covers(name) {
+                        self.mark(name, Has::Unknown);
+                    }
+                }
+            }
+            if culprits.is_empty() {
+                let (removed, changed): (Vec<_>, Vec<_>) = others.partition(|(_, hash)| hash.is_none());
+                let names =
+                    |list: Vec<&(Arc<str>, Option<u64>)>| list.into_iter().map(|(name, _)| Arc::clone(name)).collect();
+                self.blame.split(names(changed), names(removed), reason);
+            }
+        }
+        self.known |= taken;
+        // Without the culprits, even if nothing else is to be said.
+        self.owes_answer |= full && !self.known && !culprits.is_empty();
+        for (culprit, kept) in culprits.iter().zip(kept) {
+            self.blame.reject(Arc::clone(&culprit.name), culprit.hash, kept);
+        }
+        culprits
+    }
+
+    fn took<'a>(&mut self, changes: impl Iterator<Item = &'a (Arc<str>, Option<u64>)>, outstanding: &Outstanding) {
+        for (name, hash) in changes {
+            // Unless it was unsubscribed meanwhile, or asked for again.
+            if self.covers(name) && !outstanding.superseded.contains(name) {
+                self.mark(name, hash.map_or(Has::Absent, Has::Version));
+            }
+        }
+        // What stays as it is must be said again next time, so its content is kept at hand.
+        if let Some(content) = &outstanding.content {
+            self.held.rebase(content);
+        }
+    }
+
+    /// What the proxy does not hold as wanted because it rejected it.
+    pub(super) fn rejected<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let names = self.blame.names();
+        names
+            .into_iter()
+            .filter_map(|name| wanted.get(name))
+            .filter(|resource| self.blame.is_rejected(resource))
+    }
+
+    /// Whether nothing is under way or to be sent, as far as is known.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outstanding.is_none() && !self.dirty && !self.waiting && !self.deferred && !self.blame.searching()
+    }
+}
+
+impl Outstanding {
+    /// Names of what it brings or removes.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.changes
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| !self.superseded.contains(*name))
+    }
+}

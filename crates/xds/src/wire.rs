@@ -1,0 +1,7 @@
+//! gRPC messages on the wire: requests decoded within a limit, responses written around shared bodies.
+
+mod read;
+mod write;
+
+pub(crate) use read::Requests;
+pub(crate) use write::Writer;

@@ -1,0 +1,8 @@
+//! A real Envoy, steered by the real `lateend`, between real clients and servers: what happens to requests while
+//! configuration changes, is wrong, or has nobody who reads it.
+
+mod bad_input;
+mod canary;
+mod changes;
+mod restart;
+mod scene;

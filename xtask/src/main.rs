@@ -1,0 +1,76 @@
+//! `cargo xtask`: the one entry point of development. It depends on no crate of the product, so that it builds in seconds
+//! and works while the product does not compile.
+
+mod crds;
+mod demo;
+mod lint;
+mod progress;
+mod tiers;
+mod tools;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::demo::DemoArgs;
+use crate::tiers::Tier;
+
+/// Lateen's development tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run the mesh on samples/bookinfo with real Envoys and show it live
+    Demo(DemoArgs),
+    /// Run every test this machine can run, or those of the tiers named
+    #[command(after_help = tiers::HELP)]
+    Test {
+        /// Tiers to run; none means all but `long`
+        #[arg(value_enum)]
+        tiers: Vec<Tier>,
+        /// Envoy to test with, instead of the pinned one
+        #[arg(long, env = "ENVOY", value_name = "PATH")]
+        envoy: Option<PathBuf>,
+        /// Only tests whose name contains this
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+    },
+    /// Check formatting, lints, docs, the layers of crates, CRDs and licences
+    Lint,
+    /// Write crds/ from the types of crates/api
+    Crds,
+    /// Install the tools that tests and demo need into target/tools
+    Tools {
+        /// Envoy to use, instead of installing the pinned one
+        #[arg(long, env = "ENVOY", value_name = "PATH")]
+        envoy: Option<PathBuf>,
+    },
+    /// The part of the demo that runs inside its own namespaces
+    #[command(hide = true)]
+    DemoWorld(demo::WorldArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Demo(args) => demo::run(args),
+        Task::DemoWorld(args) => demo::run_world(args),
+        Task::Test { tiers, envoy, filter } => tiers::run(&tiers, envoy, filter.as_deref()),
+        Task::Lint => lint::run(),
+        Task::Crds => crds::write(),
+        Task::Tools { envoy } => tools::envoy(envoy).map(|path| println!("Envoy: {}", path.display())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

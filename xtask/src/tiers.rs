@@ -1,0 +1,318 @@
+//! `cargo xtask test`: the tiers of tests, from the cheapest up, and a count of what ran.
+//!
+//! The tier of a test target of the package `lateen-tests` is the folder its source lies in; everything in the other
+//! packages is the tier `unit`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::tools;
+use crate::workspace::{self, Workspace, package_dir};
+
+/// The convention that tests follow, shown by `cargo xtask test --help`.
+pub(crate) const HELP: &str = "\
+Tiers, from the cheapest up:
+  unit        every test inside crates/, samples/ and xtask/; needs nothing
+  golden      tests/golden/: what proxies would get, compared with expected configuration
+  simulation  tests/simulation/: what happens to a request at a proxy, without Envoy
+  envoy       tests/envoy/: real Envoys and the real binaries on loopback
+  apiserver   tests/apiserver/: a real Kubernetes API server
+  cluster     tests/cluster/: a real cluster
+  long        tests/long/: what takes hours; runs only when named
+
+A test joins a tier by where it lies: tests/Cargo.toml names it, as in
+  [[test]]
+  name = \"golden_corpus\"
+  path = \"golden/corpus.rs\"
+The name starts with the tier's. Tests find in the environment:
+  ENVOY             path of the Envoy to run
+  LATEEN_BIN        folder with lateend, lateen-agent, lateen and shop (all tiers but unit)
+  LATEEN_REFERENCE  reference data, when the caller sets it; a test that needs it and finds
+                    it unset says what it skips";
+
+const TESTS_PACKAGE: &str = "lateen-tests";
+
+/// A tier of tests.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Debug)]
+pub(crate) enum Tier {
+    Unit,
+    Golden,
+    Simulation,
+    Envoy,
+    Apiserver,
+    Cluster,
+    Long,
+}
+
+impl Tier {
+    const ALL: [Self; 7] = [
+        Self::Unit,
+        Self::Golden,
+        Self::Simulation,
+        Self::Envoy,
+        Self::Apiserver,
+        Self::Cluster,
+        Self::Long,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Golden => "golden",
+            Self::Simulation => "simulation",
+            Self::Envoy => "envoy",
+            Self::Apiserver => "apiserver",
+            Self::Cluster => "cluster",
+            Self::Long => "long",
+        }
+    }
+}
+
+/// What test binaries reported.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// Runs `tiers`, or all but `long` when empty, and prints how many tests ran.
+///
+/// # Errors
+/// When a test failed, a test did not build, or no test ran.
+pub(crate) fn run(tiers: &[Tier], envoy: Option<PathBuf>, filter: Option<&str>) -> Result<()> {
+    let mut wanted = if tiers.is_empty() {
+        Tier::ALL.into_iter().filter(|tier| *tier != Tier::Long).collect()
+    } else {
+        tiers.to_vec()
+    };
+    wanted.sort_unstable();
+    wanted.dedup();
+
+    let workspace = Workspace::load()?;
+    let targets = test_targets(
+        workspace
+            .package(TESTS_PACKAGE)
+            .context("the workspace has no package lateen-tests")?,
+    );
+    let envoy = match tools::envoy(envoy) {
+        Ok(path) => Some(path),
+        Err(error)
+            if wanted
+                .iter()
+                .any(|tier| *tier >= Tier::Envoy && targets.contains_key(tier)) =>
+        {
+            return Err(error);
+        }
+        Err(error) => {
+            println!("without Envoy, tests that need it are skipped: {error:#}");
+            None
+        }
+    };
+    if std::env::var_os("LATEEN_REFERENCE").is_none() {
+        println!("LATEEN_REFERENCE is unset: comparisons with reference data are skipped");
+    }
+
+    let mut total = Count::default();
+    let mut lines = Vec::new();
+    let mut broken = Vec::new();
+    for tier in wanted {
+        if tier != Tier::Unit && !targets.contains_key(&tier) {
+            lines.push(format!("{:<11}no tests in this tier yet", tier.name()));
+            continue;
+        }
+        println!("── {} ──", tier.name());
+        let (count, ended_well) = run_tier(tier, targets.get(&tier), &workspace, envoy.as_deref(), filter)?;
+        total.passed += count.passed;
+        total.failed += count.failed;
+        total.skipped += count.skipped;
+        lines.push(format!(
+            "{:<11}{} ran, {} of them failed; {} ignored",
+            tier.name(),
+            count.passed + count.failed,
+            count.failed,
+            count.skipped
+        ));
+        if !ended_well {
+            broken.push(tier.name());
+        }
+    }
+    println!("──");
+    for line in &lines {
+        println!("{line}");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    if !broken.is_empty() {
+        bail!("failing tiers: {}", broken.join(", "));
+    }
+    if total.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+/// The test targets of the tests package by tier, that is by the first folder of their path.
+fn test_targets(package: &Value) -> BTreeMap<Tier, Vec<String>> {
+    let dir = package_dir(package);
+    let mut found: BTreeMap<Tier, Vec<String>> = BTreeMap::new();
+    for target in package["targets"].as_array().into_iter().flatten() {
+        if target["kind"] != serde_json::json!(["test"]) {
+            continue;
+        }
+        let (Some(name), Some(source)) = (target["name"].as_str(), target["src_path"].as_str()) else {
+            continue;
+        };
+        let folder = Path::new(source)
+            .strip_prefix(&dir)
+            .ok()
+            .and_then(|path| path.iter().next());
+        if let Some(tier) = Tier::ALL
+            .into_iter()
+            .find(|tier| folder.is_some_and(|folder| folder == tier.name()))
+        {
+            found.entry(tier).or_default().push(name.to_owned());
+        }
+    }
+    found
+}
+
+fn run_tier(
+    tier: Tier,
+    targets: Option<&Vec<String>>,
+    workspace: &Workspace,
+    envoy: Option<&Path>,
+    filter: Option<&str>,
+) -> Result<(Count, bool)> {
+    let mut command = workspace::cargo();
+    command.args(["test", "--no-fail-fast"]);
+    if let Some(targets) = targets {
+        if !build_binaries()? {
+            eprintln!("error: the programs that this tier starts do not build");
+            return Ok((Count::default(), false));
+        }
+        command.env("LATEEN_BIN", workspace.target_dir.join("debug"));
+        command.args(["-p", TESTS_PACKAGE]);
+        for target in targets {
+            command.args(["--test", target]);
+        }
+    } else {
+        command.args(["--workspace", "--exclude", TESTS_PACKAGE]);
+    }
+    if let Some(envoy) = envoy {
+        command.env("ENVOY", envoy);
+    }
+    command.arg("--").args(filter);
+    if tier != Tier::Unit {
+        // Scores and notes on what was skipped are printed by tests that pass.
+        command.arg("--show-output");
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo test")?;
+    let mut count = Count::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("cannot read what cargo test prints")?;
+            println!("{line}");
+            if let Some(more) = parse_result(&line) {
+                count.passed += more.passed;
+                count.failed += more.failed;
+                count.skipped += more.skipped;
+            }
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    Ok((count, status.success()))
+}
+
+/// Builds the programs that the upper tiers start; whether that went well.
+fn build_binaries() -> Result<bool> {
+    let status = workspace::cargo()
+        .args([
+            "build",
+            "-p",
+            "lateen-daemon",
+            "-p",
+            "lateen-agent",
+            "-p",
+            "lateen-cli",
+            "-p",
+            "lateen-shop",
+        ])
+        .status()
+        .context("cannot run cargo build")?;
+    Ok(status.success())
+}
+
+/// Reads libtest's `test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; …`.
+fn parse_result(line: &str) -> Option<Count> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |word: &str| {
+        let part = counts.split("; ").find(|part| part.ends_with(word))?;
+        part.split(' ').next()?.parse().ok()
+    };
+    Some(Count {
+        passed: number(" passed")?,
+        failed: number(" failed")?,
+        skipped: number(" ignored")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted_and_other_lines_are_not() {
+        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        assert_eq!(
+            parse_result(line),
+            Some(Count {
+                passed: 12,
+                failed: 2,
+                skipped: 1
+            })
+        );
+        assert_eq!(parse_result("test tests::x ... ok"), None);
+        assert_eq!(parse_result("test result: soon"), None);
+    }
+
+    #[test]
+    fn the_folder_of_a_target_is_its_tier() {
+        let package = json!({
+            "manifest_path": "/w/tests/Cargo.toml",
+            "targets": [
+                {"kind": ["lib"], "name": "lateen_tests", "src_path": "/w/tests/src/lib.rs"},
+                {"kind": ["test"], "name": "golden_corpus", "src_path": "/w/tests/golden/corpus.rs"},
+                {"kind": ["test"], "name": "envoy_ads", "src_path": "/w/tests/envoy/ads.rs"},
+                {"kind": ["test"], "name": "golden_render", "src_path": "/w/tests/golden/render.rs"},
+            ],
+        });
+        let found = test_targets(&package);
+        assert_eq!(found[&Tier::Golden], ["golden_corpus", "golden_render"]);
+        assert_eq!(found[&Tier::Envoy], ["envoy_ads"]);
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn every_tier_is_explained() {
+        for tier in Tier::ALL {
+            assert!(
+                HELP.contains(&format!("\n  {}  ", tier.name())) || HELP.contains(&format!("\n  {} ", tier.name()))
+            );
+        }
+    }
+}
