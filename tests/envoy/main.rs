@@ -5,4 +5,5 @@ mod bad_input;
 mod canary;
 mod changes;
 mod restart;
+mod samples;
 mod scene;

@@ -22,6 +22,8 @@ struct Rejection {
     hash: u64,
     /// What the proxy has in its place.
     kept: Option<Arc<Resource>>,
+    /// The proxy named it: it can decode it, and took the others of the response.
+    named: bool,
 }
 
 impl Blame {
@@ -30,6 +32,13 @@ impl Blame {
         self.rejected
             .iter()
             .any(|rejection| rejection.hash == resource.hash && rejection.name == resource.name)
+    }
+
+    /// Whether these very bytes were rejected by name, which harms nothing else in a response.
+    pub(super) fn is_named(&self, resource: &Resource) -> bool {
+        self.rejected
+            .iter()
+            .any(|rejection| rejection.named && rejection.hash == resource.hash && rejection.name == resource.name)
     }
 
     /// Whether nothing was ever rejected.
@@ -53,11 +62,16 @@ impl Blame {
     }
 
     /// Never again these bytes under this name.
-    pub(super) fn reject(&mut self, name: Arc<str>, hash: u64, kept: Option<Arc<Resource>>) {
+    pub(super) fn reject(&mut self, name: Arc<str>, hash: u64, kept: Option<Arc<Resource>>, named: bool) {
         if self.rejected.len() == REMEMBERED {
             self.rejected.pop_front();
         }
-        self.rejected.push_back(Rejection { name, hash, kept });
+        self.rejected.push_back(Rejection {
+            name,
+            hash,
+            kept,
+            named,
+        });
     }
 
     /// The next part to send alone.

@@ -26,6 +26,9 @@ pub(super) fn on_request(core: &mut Core, request: &DiscoveryRequest) -> Result<
             core.answered(at, &request.response_nonce, &answer);
         }
     }
+    if first && !request.version_info.is_empty() {
+        core.state(at).0.has_a_past();
+    }
     let hash = hash(&request.resource_names);
     if !first && hash == core.state(at).0.names_hash {
         return Ok(());

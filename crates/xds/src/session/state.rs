@@ -31,6 +31,8 @@ pub(super) struct TypeState {
     owes_answer: bool,
     /// The proxy took a response on this stream: it has nothing left of an earlier one.
     known: bool,
+    /// The proxy may have resources of an earlier stream, and did not say which.
+    experienced: bool,
     /// Something changed since it was found that nothing is to be sent.
     pub(super) dirty: bool,
     /// There is something to send, and it waits for clusters.
@@ -86,6 +88,7 @@ impl TypeState {
             outstanding: None,
             owes_answer: false,
             known: false,
+            experienced: false,
             dirty: true,
             waiting: false,
             deferred: false,
@@ -212,6 +215,11 @@ impl TypeState {
         }
     }
 
+    /// The proxy took a response on an earlier stream; what it holds of it is not known.
+    pub(super) fn has_a_past(&mut self) {
+        self.experienced = true;
+    }
+
     /// Nothing need be said if there is nothing to say.
     pub(super) fn owes_no_answer(&mut self) {
         self.owes_answer = false;
@@ -325,8 +333,10 @@ impl TypeState {
                 resources.push(Arc::clone(resource));
             } else if let Some(kept) = self.content(&resource.name) {
                 resources.push(Arc::clone(kept));
-            } else if matches!(entry.has, Has::Version(_)) {
-                // Leaving it out would remove what the proxy has.
+            } else if matches!(entry.has, Has::Version(_))
+                || (entry.has == Has::Unknown && self.blame.is_named(resource))
+            {
+                // Leaving it out would remove what the proxy has, or may have of an earlier stream.
                 resources.push(Arc::clone(resource));
             }
         }
@@ -452,11 +462,18 @@ impl TypeState {
                 self.blame.split(names(changed), names(removed), reason);
             }
         }
+        if full && self.experienced && !self.known {
+            // In place of what it refuses by name, the proxy keeps what it had before this stream.
+            for culprit in culprits.iter().filter(|culprit| mentions(reason, &culprit.name)) {
+                self.mark(&culprit.name, Has::Unknown);
+            }
+        }
         self.known |= taken;
         // Without the culprits, even if nothing else is to be said.
         self.owes_answer |= full && !self.known && !culprits.is_empty();
         for (culprit, kept) in culprits.iter().zip(kept) {
-            self.blame.reject(Arc::clone(&culprit.name), culprit.hash, kept);
+            let named = mentions(reason, &culprit.name);
+            self.blame.reject(Arc::clone(&culprit.name), culprit.hash, kept, named);
         }
         culprits
     }
@@ -469,7 +486,8 @@ impl TypeState {
             }
         }
         // What stays as it is must be said again next time, so its content is kept at hand.
-        if let Some(content) = &outstanding.content {
+        let whole = || outstanding.complete.then_some(&outstanding.target);
+        if let Some(content) = outstanding.content.as_ref().or_else(whole) {
             self.held.rebase(content);
         }
     }

@@ -10,7 +10,8 @@ use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Discove
 use lateen_proto::{Struct, Value, value::Kind};
 use lateen_xds::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET};
 use lateen_xds::{
-    AdsClient, ClientState, Discovery, Event, Peer, Refusal, Resource, Settings, Subscription, SyncState, Wanted,
+    AdsClient, ClientState, Discovery, Event, Peer, Refusal, Resource, SessionRecord, Settings, Subscription,
+    SyncState, Wanted,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -64,7 +65,16 @@ async fn a_proxy_gets_what_it_asks_for_and_is_on_record() {
         })
         .await
         .unwrap();
-    let records = server.settled(1).await;
+    // The client holds what it was sent a little before the server hears of it.
+    let records = eventually("all four types are acknowledged", || {
+        let records = server.sessions.snapshot();
+        let acked = |record: &SessionRecord| record.types.iter().filter(|of| of.acked.is_some()).count();
+        records
+            .first()
+            .is_some_and(|record| acked(record) == 4)
+            .then_some(records)
+    })
+    .await;
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].connection_id(), "sidecar~1-1");
     let acked: Vec<_> = records[0]

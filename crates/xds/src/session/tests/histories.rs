@@ -58,6 +58,7 @@ fn run(dialect: Dialect, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut pair = Pair::new(
         dialect,
         Arc::new(Wanted {
+            version: Arc::from("v0"),
             sets: sets.clone(),
             ..Wanted::default()
         }),
@@ -81,6 +82,7 @@ fn run(dialect: Dialect, steps: &[Step]) -> Result<(), TestCaseError> {
                 snapshot += 1;
                 let wanted = Wanted {
                     snapshot,
+                    version: Arc::from(format!("v{snapshot}")),
                     sets: sets.clone(),
                     ..Wanted::default()
                 };

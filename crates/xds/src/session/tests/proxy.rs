@@ -17,6 +17,8 @@ pub(super) struct Type {
     pub(super) names: BTreeSet<String>,
     pub(super) has: BTreeMap<String, u64>,
     nonce: String,
+    /// Of the last response that it took, on whatever stream.
+    version: String,
     requested: bool,
 }
 
@@ -50,6 +52,17 @@ fn is_bad(resource: &Resource) -> bool {
 /// A resource that they cannot even decode.
 fn is_garbled(resource: &Resource) -> bool {
     resource.body.starts_with(b"garbled")
+}
+
+impl Type {
+    /// The names in a request for all that it wants. Of types that are subscribed whole, no name means everything.
+    fn asks(&self, url: &str) -> Vec<String> {
+        let mut names: Vec<String> = self.names.iter().cloned().collect();
+        if self.wildcard && !(names.is_empty() && kind_of(url).1.wildcard) {
+            names.push("*".to_owned());
+        }
+        names
+    }
 }
 
 impl Pair {
@@ -87,10 +100,7 @@ impl Pair {
         let state = self.types.get_mut(url).unwrap();
         state.requested = true;
         state.nonce.clear();
-        let mut names: Vec<String> = state.names.iter().cloned().collect();
-        if state.wildcard && !names.is_empty() {
-            names.push("*".to_owned());
-        }
+        let names = state.asks(url);
         let request = match dialect {
             Dialect::Delta => Request::Delta(DeltaDiscoveryRequest {
                 type_url: url.to_owned(),
@@ -105,7 +115,7 @@ impl Pair {
             Dialect::StateOfTheWorld => Request::Sotw(DiscoveryRequest {
                 type_url: url.to_owned(),
                 resource_names: names,
-                version_info: "before".to_owned(),
+                version_info: state.version.clone(),
                 ..Default::default()
             }),
         };
@@ -201,7 +211,11 @@ impl Pair {
         };
         let url = push.type_url.to_string();
         let verdict = self.apply(&url, &push);
-        self.types.get_mut(&url).unwrap().nonce = push.nonce.to_string();
+        let state = self.types.get_mut(&url).unwrap();
+        state.nonce = push.nonce.to_string();
+        if verdict.is_ok() {
+            state.version = push.version.to_string();
+        }
         let error = verdict.err().map(|message| Status {
             code: 13,
             message,
@@ -261,13 +275,10 @@ impl Pair {
 
     fn answer_sotw(&mut self, url: &str, error_detail: Option<Status>) {
         let state = &self.types[url];
-        let mut names: Vec<String> = state.names.iter().cloned().collect();
-        if state.wildcard && !names.is_empty() {
-            names.push("*".to_owned());
-        }
         self.to_server.push_back(Request::Sotw(DiscoveryRequest {
             type_url: url.to_owned(),
-            resource_names: names,
+            resource_names: state.asks(url),
+            version_info: state.version.clone(),
             response_nonce: state.nonce.clone(),
             error_detail,
             ..Default::default()
