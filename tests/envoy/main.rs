@@ -4,6 +4,7 @@
 mod bad_input;
 mod canary;
 mod changes;
+mod edge;
 mod restart;
 mod samples;
 mod scene;

@@ -118,6 +118,11 @@ impl Lateend {
         self.addresses.plaintext
     }
 
+    /// Where it serves ADS and certificates with TLS.
+    pub fn secure(&self) -> SocketAddr {
+        self.addresses.secure
+    }
+
     /// What its HTTP port answers.
     ///
     /// # Errors

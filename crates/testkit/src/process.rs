@@ -3,8 +3,11 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A running program whose output goes to a file.
 #[derive(Debug)]
@@ -45,6 +48,21 @@ impl Process {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Asks it to end with SIGTERM, and waits at most `within` until it is gone.
+    pub fn terminate(&mut self, within: Duration) {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else {
+            return;
+        };
+        if self.ended().is_some() || kill_process(pid, Signal::TERM).is_err() {
+            return;
+        }
+        let (_open, tick) = mpsc::channel::<()>();
+        let deadline = Instant::now() + within;
+        while self.ended().is_none() && Instant::now() < deadline {
+            let _ = tick.recv_timeout(Duration::from_millis(10));
+        }
     }
 
     /// How it ended, if it has.

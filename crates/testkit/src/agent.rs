@@ -1,0 +1,150 @@
+//! A real `lateen-agent` with its Envoy, as a gateway of the mesh on a loopback address of its own: with a certificate
+//! from `lateend` and over mutual TLS, so that it may have secrets.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::lateend::program;
+use crate::process::Process;
+use crate::wait::eventually;
+use crate::{Lateend, World, http};
+
+/// How long it may take to be ready on a machine that builds at the same time.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// Envoy's ports that must be free at its address.
+const PORTS: [u16; 3] = [15000, 15020, 15021];
+
+/// Who a gateway is.
+#[derive(Debug, Clone, Copy)]
+pub struct Who<'a> {
+    /// The pod's name.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The value of its label `istio`, which Gateways select.
+    pub label: &'a str,
+}
+
+/// A running gateway. It and its Envoy are ended when it is dropped.
+#[derive(Debug)]
+pub struct GatewayAgent {
+    process: Process,
+    address: Ipv4Addr,
+}
+
+/// A loopback address at which nobody uses an agent's ports.
+///
+/// # Errors
+/// When there is none among many.
+pub fn free_address() -> Result<Ipv4Addr> {
+    let seed = std::process::id();
+    for number in 0..1000_u32 {
+        let mixed = (seed.wrapping_mul(2_654_435_761)).wrapping_add(number.wrapping_mul(40_503));
+        let [_, a, b, c] = mixed.to_be_bytes();
+        let address = Ipv4Addr::new(127, 20 + a % 200, b, 1 + c % 250);
+        if PORTS.iter().all(|port| TcpListener::bind((address, *port)).is_ok()) {
+            return Ok(address);
+        }
+    }
+    anyhow::bail!("no loopback address is free")
+}
+
+impl GatewayAgent {
+    /// Starts one at `address` and waits until it is ready.
+    ///
+    /// # Errors
+    /// When a program does not build or it is not ready in time; with the end of its log.
+    pub async fn start(
+        envoy: &Path,
+        world: &World,
+        lateend: &Lateend,
+        who: Who<'_>,
+        address: Ipv4Addr,
+    ) -> Result<Self> {
+        let root = world.directory().join(format!("agent-{}", who.name));
+        std::fs::create_dir(&root)?;
+        let data = world.directory().join("data");
+        let token = Command::new(program("lateen-cli", "lateen")?)
+            .args([
+                "token",
+                "create",
+                "--namespace",
+                who.namespace,
+                "--service-account",
+                who.name,
+            ])
+            .arg("--data-dir")
+            .arg(&data)
+            .output()
+            .context("cannot run lateen token create")?;
+        ensure!(
+            token.status.success(),
+            "no token: {}",
+            String::from_utf8_lossy(&token.stderr)
+        );
+        std::fs::write(root.join("token"), token.stdout)?;
+        let mut command = Command::new(program("lateen-agent", "lateen-agent")?);
+        command
+            .args(["proxy", "router", "--token-path", "token", "--concurrency", "1"])
+            .args(["--discovery-address", &lateend.secure().to_string()])
+            .args(["--bind-address", &address.to_string()])
+            .arg("--envoy")
+            .arg(envoy)
+            .arg("--root-dir")
+            .arg(&root)
+            .env("INSTANCE_IP", address.to_string())
+            .env("LATEEN_TERMINATION_DRAIN_DURATION", "1s")
+            .env("POD_NAME", who.name)
+            .env("POD_NAMESPACE", who.namespace)
+            .env("SERVICE_ACCOUNT", who.name)
+            .env("XDS_ROOT_CA", data.join("ca/root-cert.pem"))
+            .env(
+                "ISTIO_METAJSON_LABELS",
+                json!({"istio": who.label, "app": who.name}).to_string(),
+            );
+        let process = Process::start(command, &root.join("log"))?;
+        let mut agent = Self { process, address };
+        agent.wait().await?;
+        Ok(agent)
+    }
+
+    /// What Envoy's admin port says.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn admin(&self, path: &str) -> Result<String> {
+        let answer = http::get(SocketAddr::from((self.address, 15000)), "admin", path).await?;
+        ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+        Ok(answer.body)
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        self.process.log(60)
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let port = SocketAddr::from((self.address, 15021));
+        let waiting = eventually("the gateway is ready", STARTING, async || {
+            if let Some(status) = self.process.ended() {
+                return Some(Err(anyhow::anyhow!("the agent ended: {status}")));
+            }
+            let answer = http::get(port, "health", "/healthz/ready").await;
+            answer.is_ok_and(|answer| answer.status == 200).then_some(Ok(()))
+        });
+        waiting.await.flatten().with_context(|| self.process.log(60))
+    }
+}
+
+impl Drop for GatewayAgent {
+    fn drop(&mut self) {
+        // Its Envoy goes with it only when it is asked to end; the process is killed after that at the latest.
+        self.process.terminate(Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,163 @@
+//! The edge: TLS ends at a gateway with the certificate of a Secret, which reaches it from `lateend` alone, over its
+//! mutually authenticated stream; a new certificate takes its place without a lost request; and who must not have it does
+//! not get it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use lateen_testkit::agent::{GatewayAgent, Who, free_address};
+use lateen_testkit::world::{mesh, service, virtual_service};
+use lateen_testkit::{Lateend, Upstream, World, envoy, eventually};
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use crate::scene::PATIENCE;
+
+const HOST: &str = "shop.test";
+const PORT: u16 = 18443;
+const OWNER: Who<'_> = Who {
+    name: "ingress",
+    namespace: "edge",
+    label: "edge",
+};
+/// It selects the same Gateway by its label, but runs in another namespace than the Secret lies in.
+const STRANGER: Who<'_> = Who {
+    name: "stranger",
+    namespace: "elsewhere",
+    label: "edge",
+};
+
+/// A certificate for the host, and the Secret that holds it.
+struct Credential {
+    certificate: CertificateDer<'static>,
+    secret: String,
+}
+
+impl Credential {
+    fn new() -> Result<Self> {
+        let certified = rcgen::generate_simple_self_signed(vec![HOST.to_owned()])?;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "shop-tls", "namespace": OWNER.namespace},
+            "stringData": {"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()},
+        });
+        Ok(Self {
+            certificate: certified.cert.der().clone(),
+            secret: secret.to_string(),
+        })
+    }
+}
+
+fn gateway(bind: Ipv4Addr) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: gateway, namespace: edge}}
+spec:
+  selector: {{istio: edge}}
+  servers:
+    - port: {{number: {PORT}, name: https, protocol: HTTPS}}
+      bind: {bind}
+      hosts: [\"*/{HOST}\"]
+      tls: {{mode: SIMPLE, credentialName: shop-tls}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_ends_at_the_gateway_that_may_have_the_certificate() -> Result<()> {
+    let Some(binary) = envoy::binary() else {
+        return Ok(());
+    };
+    let world = World::new()?;
+    let upstream = Upstream::start("v1", Ipv4Addr::new(127, 0, 1, 3)).await?;
+    let (first, second) = (Credential::new()?, Credential::new()?);
+    let address = free_address()?;
+    let route = virtual_service("shop", "shop", HOST, "echo", "here", &[(None, 100)]);
+    world.write("mesh.yaml", &[&mesh()])?;
+    world.write("gateway.yaml", &[&gateway(address)])?;
+    world.write("shop.yaml", &[&service("shop", "echo", 1, 80, &[&upstream]), &route])?;
+    world.write("secret.yaml", &[&first.secret])?;
+    let lateend = Lateend::start(&world).await?;
+    let ingress = GatewayAgent::start(&binary, &world, &lateend, OWNER, address).await?;
+    let door = SocketAddr::from((address, PORT));
+    let told = async || format!("lateend:\n{}\n\ngateway:\n{}", lateend.log(), ingress.log());
+
+    let served = eventually("the gateway ends TLS", PATIENCE, async || {
+        get(door, &first.certificate).await.ok()
+    })
+    .await;
+    match served {
+        Ok(answer) => ensure!(answer == (200, true), "{answer:?}"),
+        Err(error) => return Err(error).context(told().await),
+    }
+    let unknown = get(door, &second.certificate).await;
+    ensure!(unknown.is_err(), "a certificate that nobody has given it is shown");
+
+    // Renewed under way: every request succeeds with the one certificate or the other, and then only with the new one.
+    world.write("secret.yaml", &[&second.secret])?;
+    let mut old = 0;
+    eventually("the renewed certificate is shown", PATIENCE, async || {
+        if get(door, &second.certificate).await.is_ok() {
+            return Some(Ok(()));
+        }
+        old += 1;
+        let (before, after) = (
+            get(door, &first.certificate).await,
+            get(door, &second.certificate).await,
+        );
+        (before.is_err() && after.is_err()).then(|| before.map(drop).context("neither certificate is shown"))
+    })
+    .await??;
+    println!("{old} requests were answered under the old certificate after the Secret was renewed");
+    ensure!(
+        get(door, &first.certificate).await.is_err(),
+        "the old certificate is still shown"
+    );
+
+    // The Secret is not for a gateway of another namespace, whatever its label.
+    let other = free_address()?;
+    let stranger = GatewayAgent::start(&binary, &world, &lateend, STRANGER, other).await?;
+    let secrets = stranger.admin("/config_dump?resource=dynamic_active_secrets").await;
+    ensure!(
+        !secrets.unwrap_or_default().contains("shop-tls"),
+        "a stranger holds the gateway's certificate"
+    );
+    Ok(())
+}
+
+/// Asks over TLS and trusts one certificate alone. Gives the status, and whether the route's mark came back.
+async fn get(door: SocketAddr, trusted: &CertificateDer<'static>) -> Result<(u16, bool)> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let asking = async {
+        let stream = TcpStream::connect(door).await?;
+        let name = ServerName::try_from(HOST)?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let mut task = JoinSet::new();
+        task.spawn(connection);
+        let request = Request::get("/").header("host", HOST).body(Empty::<Bytes>::new())?;
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        body.collect().await?;
+        let marked = head.headers.get("x-mark").is_some_and(|mark| mark == "here");
+        anyhow::Ok((head.status.as_u16(), marked))
+    };
+    tokio::time::timeout(Duration::from_secs(10), asking)
+        .await
+        .context("no answer in time")?
+}
