@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::iptables::IptablesArgs;
+use crate::interception::IptablesArgs;
 
 /// What the environment means to `proxy`, shown by `--help`.
 const ENVIRONMENT: &str = "\

@@ -13,7 +13,7 @@ mod dns;
 mod envoy;
 mod grpc;
 mod http_client;
-mod iptables;
+mod interception;
 mod metrics;
 mod one_shot;
 mod proxy;
@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lateen-agent: {error:#}");
+            if error.is::<interception::NotRedirected>() {
+                return ExitCode::from(interception::NotRedirected::EXIT_CODE);
+            }
             ExitCode::FAILURE
         }
     }
@@ -54,7 +57,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     cli::init_logging(&cli.logging)?;
     if let Command::IstioIptables(args) = cli.command {
-        return iptables::run(*args, &environment);
+        return interception::run(&args, &environment);
     }
     // One thread: an agent that waits should cost as little as it can, and nothing that it does needs two.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
