@@ -9,6 +9,8 @@ use super::rule::{Family, Match, Owner, PREFIX, Rule, Table, Target};
 
 /// How long to wait for another program that changes rules, in seconds.
 const LOCK_WAIT: &str = "30";
+/// Marks our rules in chains of the kernel that do not jump to a chain of ours, so that a later run finds them.
+pub(super) const COMMENT: &str = "-m comment --comment lateen";
 
 /// Whether the programs are there.
 pub(super) fn is_installed(binary: Option<&str>) -> bool {
@@ -57,16 +59,15 @@ fn cleanup(saved: &str) -> BTreeMap<String, Vec<String>> {
             }
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let own_chain = rule.starts_with(PREFIX);
-            if !own_chain && rule.contains(&format!("-j {PREFIX}")) {
+            let ours = rule.contains(&format!("-j {PREFIX}")) || rule.contains(COMMENT);
+            if !own_chain && ours {
                 jumps.push(format!("-D {rule}"));
             }
-        } else if line == "COMMIT" && !chains.is_empty() {
+        } else if line == "COMMIT" && !(chains.is_empty() && jumps.is_empty()) {
             let flush = chains.iter().map(|chain| format!("-F {chain}"));
             let delete = chains.iter().map(|chain| format!("-X {chain}"));
             tables.insert(table.clone(), jumps.drain(..).chain(flush).chain(delete).collect());
             chains.clear();
-        } else if line == "COMMIT" {
-            jumps.clear();
         }
     }
     tables
@@ -116,7 +117,13 @@ pub(super) fn render(rules: &[Rule], family: Family) -> String {
                 Some(position) => format!("-I {} {position}", rule.chain),
             };
             let matches: String = rule.matches.iter().map(|one| format!(" {}", matched(one))).collect();
-            out.push_str(&format!("{place}{matches} {}\n", target(&rule.target)));
+            let jumps = matches!(rule.target, Target::Jump(_));
+            let comment = if rule.chain.starts_with(PREFIX) || jumps {
+                String::new()
+            } else {
+                format!(" {COMMENT}")
+            };
+            out.push_str(&format!("{place}{matches}{comment} {}\n", target(&rule.target)));
         }
         out.push_str("COMMIT\n");
     }
@@ -199,6 +206,11 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("OTHER"));
+        let marked = format!("*mangle\n-A OUTPUT {COMMENT} -j RETURN\nCOMMIT\n");
+        assert_eq!(
+            with_cleanup(&cleanup(&marked), ""),
+            format!("* mangle\n-D OUTPUT {COMMENT} -j RETURN\nCOMMIT\n")
+        );
         assert_eq!(with_cleanup(&cleanup("*nat\n:OUTPUT ACCEPT\nCOMMIT\n"), ""), "");
     }
 }

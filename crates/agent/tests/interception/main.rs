@@ -11,7 +11,7 @@
 mod network;
 mod transparent;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use network::{APPLICATION, CLIENT, Network, POD, PROXY, Side, is_possible};
 
@@ -160,8 +160,13 @@ fn queries_go_to_the_agent_and_its_own_to_the_resolver() {
     }
     for backend in BACKENDS {
         let network = world();
-        network.resolver(Side::Pod, "agent", 15053, PROXY);
-        network.resolver(Side::Client, "resolver", 53, 0);
+        for (family, local) in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            .into_iter()
+            .enumerate()
+        {
+            network.resolver(Side::Pod, "agent", to(local, 15053), PROXY);
+            network.resolver(Side::Client, "resolver", to(CLIENT[family], 53), 0);
+        }
         network.server(Side::Pod, "agent", 15053);
         apply(&network, &format!("{ALL} {backend}"), &[]);
         for family in [0, 1] {
@@ -216,7 +221,7 @@ fn a_second_run_changes_nothing_and_cleaning_up_leaves_what_others_made() {
         };
         let rules = |network: &Network| {
             let text = network.pod(show);
-            let counted = text.lines().filter(|line| !line.starts_with(['#', ':']));
+            let counted = text.lines().filter(|line| !line.starts_with(['#', ':', '*', 'C']));
             counted.map(str::to_owned).collect::<Vec<_>>()
         };
         let network = world();
@@ -224,7 +229,7 @@ fn a_second_run_changes_nothing_and_cleaning_up_leaves_what_others_made() {
         network.pod(foreign);
         let before = rules(&network);
         for mode in ["REDIRECT", "TPROXY"] {
-            let arguments = format!("{ALL} --drop-invalid -m {mode} {backend}");
+            let arguments = format!("{ALL} --drop-invalid -c cable0 -k tap0 -m {mode} {backend}");
             apply(&network, &arguments, &[]);
             let (first, first_routes) = (rules(&network), network.pod("ip rule list"));
             assert!(first.len() > before.len() + 20, "{first:#?}");

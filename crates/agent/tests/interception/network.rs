@@ -48,11 +48,11 @@ fn ip(arguments: &str) {
 
 /// Whether this machine lets us make namespaces; says so when not.
 pub(crate) fn is_possible(programs: &[&str]) -> bool {
-    let works = |program: &&&str| {
-        let output = Command::new("unshare").args(["-n", **program, "--version"]).output();
-        !output.is_ok_and(|output| output.status.success())
+    let works = |program: &str| {
+        let output = Command::new("unshare").args(["-n", program, "-V"]).output();
+        output.is_ok_and(|output| output.status.success())
     };
-    let missing: Vec<_> = programs.iter().filter(|program| works(&&**program)).collect();
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !works(program)).collect();
     if !missing.is_empty() {
         println!("skipped: no right to make network namespaces, or no {missing:?}");
     }
@@ -156,10 +156,8 @@ impl Network {
     }
 
     /// A resolver that answers every datagram with its name and the question.
-    pub(crate) fn resolver(&self, side: Side, name: &'static str, port: u16, user: u32) {
-        let socket = self.within(side, user, user, || {
-            UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap()
-        });
+    pub(crate) fn resolver(&self, side: Side, name: &'static str, address: SocketAddr, user: u32) {
+        let socket = self.within(side, user, user, || UdpSocket::bind(address).unwrap());
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut buffer) {

@@ -139,8 +139,9 @@ fn effective(commands: &str) -> Vec<Chains> {
         let (command, chain, rest) = (words.next().unwrap(), words.next(), words.next().unwrap_or_default());
         let Some(chain) = chain else { continue };
         let rules = chains.entry((table.clone(), chain.to_owned())).or_default();
-        // Two spellings of one option.
-        let rule = |text: &str| text.replace("--to-port ", "--to-ports ");
+        // Two spellings of one option; and our mark, by which a later run finds a rule, decides nothing.
+        let comment = format!("{} ", iptables::COMMENT);
+        let rule = |text: &str| text.replace("--to-port ", "--to-ports ").replace(&comment, "");
         match command {
             "-A" => rules.push(rule(rest)),
             "-I" => {
