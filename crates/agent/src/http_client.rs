@@ -58,10 +58,6 @@ pub(crate) async fn send_over<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut tasks = JoinSet::new();
-    // How the connection ends shows in the request or the body.
-    tasks.spawn(async move { drop(connection.await) });
     let mut request = Request::new(Full::new(Bytes::new()));
     *request.method_mut() = method;
     *request.uri_mut() = path_and_query
@@ -69,6 +65,21 @@ where
         .with_context(|| format!("path `{path_and_query}`"))?;
     *request.headers_mut() = headers;
     request.headers_mut().entry(http::header::HOST).or_insert(host.parse()?);
+    send_request_over(stream, request).await
+}
+
+/// Sends a request that is complete, with its host.
+///
+/// # Errors
+/// When the answer is no HTTP.
+pub(crate) async fn send_request_over<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut tasks = JoinSet::new();
+    // How the connection ends shows in the request or the body.
+    tasks.spawn(async move { drop(connection.await) });
     answer(sender.send_request(request).await?, tasks)
 }
 

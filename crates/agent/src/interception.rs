@@ -57,6 +57,18 @@ pub(crate) fn run(args: &IptablesArgs, environment: &Environment) -> anyhow::Res
         show(&plan, &settings, backend);
         return Ok(());
     }
+    if args.is_applied {
+        for family in families(&settings) {
+            let applied = match backend {
+                Backend::Iptables => iptables::is_applied(*family, binary)?,
+                Backend::Nftables => nftables::is_applied()?,
+            };
+            if !applied {
+                bail!("the rules are not there");
+            }
+        }
+        return Ok(());
+    }
     if args.skip_rule_apply != Some(true) {
         apply(args, &plan, &settings, backend)?;
     }

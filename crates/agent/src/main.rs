@@ -8,6 +8,7 @@ mod ads;
 mod bootstrap;
 mod certificates;
 mod cli;
+mod cni;
 mod config;
 mod dns;
 mod envoy;
@@ -28,8 +29,14 @@ use crate::cli::{Cli, Command};
 use crate::config::Environment;
 
 fn main() -> ExitCode {
+    if std::env::args().next().is_some_and(|program| cni::is_plugin(&program)) {
+        return cni::plugin(&Environment::from_process());
+    }
     let arguments = cli::without_unknown_flags(std::env::args().collect());
     let cli = Cli::parse_from(arguments);
+    if let Command::Cni(cni::CniCommand::Plugin) = cli.command {
+        return cni::plugin(&Environment::from_process());
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -66,7 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Proxy(args) => proxy::run(*args, environment, cli.logging.log_as_json).await,
             Command::Wait(args) => one_shot::wait(&args).await,
             Command::Request(args) => one_shot::request(&args).await,
-            Command::Version { .. } | Command::IstioIptables(_) => Ok(()),
+            Command::Cni(cni::CniCommand::Install(args)) => cni::run(*args, environment).await,
+            Command::Version { .. } | Command::IstioIptables(_) | Command::Cni(cni::CniCommand::Plugin) => Ok(()),
         }
     })
 }

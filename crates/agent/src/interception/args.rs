@@ -140,6 +140,9 @@ pub(crate) struct IptablesArgs {
     /// The network namespace to work in, a path; this process's if not given
     #[arg(long, env = "NETWORK_NAMESPACE")]
     pub(super) network_namespace: Option<PathBuf>,
+    /// Change nothing and fail if the rules are not there
+    #[arg(long, hide = true)]
+    pub(super) is_applied: bool,
     /// Change no rules
     #[arg(long, env = "SKIP_RULE_APPLY", num_args = 0..=1, default_missing_value = "true")]
     pub(super) skip_rule_apply: Option<bool>,

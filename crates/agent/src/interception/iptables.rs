@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 
 use super::command;
-use super::rule::{Family, Match, Owner, PREFIX, Rule, Table, Target};
+use super::rule::{Family, Match, OUTPUT, Owner, PREFIX, Rule, Table, Target};
 
 /// How long to wait for another program that changes rules, in seconds.
 const LOCK_WAIT: &str = "30";
@@ -15,6 +15,15 @@ pub(super) const COMMENT: &str = "-m comment --comment lateen";
 /// Whether the programs are there.
 pub(super) fn is_installed(binary: Option<&str>) -> bool {
     program(Family::V4, "save", binary).is_ok_and(|program| command::exists(&program))
+}
+
+/// Whether a former run's rules are there.
+///
+/// # Errors
+/// When iptables is missing or fails.
+pub(super) fn is_applied(family: Family, binary: Option<&str>) -> anyhow::Result<bool> {
+    let saved = command::output(&program(family, "save", binary)?, &[])?;
+    Ok(saved.lines().any(|line| line.starts_with(&format!(":{OUTPUT} "))))
 }
 
 /// Replaces what a former run has left by `rules`, both in one transaction.

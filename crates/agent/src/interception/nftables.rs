@@ -14,6 +14,16 @@ pub(super) fn is_installed() -> bool {
     command::exists(PROGRAM)
 }
 
+/// Whether a former run's tables are there.
+///
+/// # Errors
+/// When nft is missing or fails.
+pub(super) fn is_applied() -> anyhow::Result<bool> {
+    let tables = command::output(PROGRAM, &["list", "tables"])?;
+    let name = format!("{TABLE}{}", Table::Nat.name());
+    Ok(tables.lines().any(|line| line.trim_end().ends_with(&name)))
+}
+
 /// Replaces what a former run has left by these tables, all in one transaction.
 ///
 /// # Errors
