@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::iptables::IptablesArgs;
+use crate::cni::CniCommand;
+use crate::interception::IptablesArgs;
 
 /// What the environment means to `proxy`, shown by `--help`.
 const ENVIRONMENT: &str = "\
@@ -98,6 +99,9 @@ pub(crate) enum Command {
     /// Redirect the traffic of this network namespace to Envoy
     #[command(visible_aliases = ["init", "iptables"])]
     IstioIptables(Box<IptablesArgs>),
+    /// Interception by a CNI plugin: the node agent, and the plugin itself
+    #[command(subcommand)]
+    Cni(CniCommand),
     /// Print the version
     Version {
         /// Only the number

@@ -4,7 +4,7 @@ mod duration;
 mod environment;
 mod proxy_config;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,7 +128,8 @@ pub(crate) struct UpstreamConfig {
 /// The DNS proxy.
 #[derive(Debug, Clone)]
 pub(crate) struct DnsConfig {
-    pub(crate) listen: SocketAddr,
+    /// One address for each IP version that the proxy has.
+    pub(crate) listen: Vec<SocketAddr>,
     pub(crate) namespace: String,
     pub(crate) domain: String,
     pub(crate) parallel: bool,
@@ -214,10 +215,14 @@ impl AgentConfig {
         upstream.certificate_expected =
             upstream.roots != Roots::Plaintext && certificates.mounted.is_none() && !certificates.external_socket;
         let loopback = args.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let instance_ips = instance_ips(&environment)?;
+        let locals = args
+            .bind_address
+            .map_or_else(|| loopbacks(&instance_ips), |ip| vec![ip]);
         Ok(Self {
             pod_name: environment.get("POD_NAME").unwrap_or_default().to_owned(),
-            instance_ips: instance_ips(&environment)?,
-            dns: dns(role, &environment, &namespace, &domain, loopback)?,
+            dns: dns(role, &environment, &namespace, &domain, &locals)?,
+            instance_ips,
             drain: DrainConfig {
                 termination: parse_duration(&proxy.termination_drain_duration)
                     .context("ProxyConfig.terminationDrainDuration")?,
@@ -269,7 +274,7 @@ impl AgentConfig {
     /// Where Envoy's admin interface and the agent's local clients meet.
     pub(crate) fn loopback(&self) -> IpAddr {
         self.bind_address.unwrap_or(if self.ipv6_only() {
-            IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
+            IpAddr::V6(Ipv6Addr::LOCALHOST)
         } else {
             IpAddr::V4(Ipv4Addr::LOCALHOST)
         })
@@ -278,7 +283,7 @@ impl AgentConfig {
     /// What listeners for others bind.
     pub(crate) fn wildcard(&self) -> IpAddr {
         self.bind_address.unwrap_or(if self.ipv6_only() {
-            IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         } else {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED)
         })
@@ -415,7 +420,7 @@ fn dns(
     environment: &Environment,
     namespace: &str,
     domain: &str,
-    loopback: IpAddr,
+    locals: &[IpAddr],
 ) -> anyhow::Result<Option<DnsConfig>> {
     let capture = environment.flag("ISTIO_META_DNS_CAPTURE", false)?;
     let server = environment.flag("ISTIO_META_ENABLE_DNS_SERVER", false)?;
@@ -424,19 +429,33 @@ fn dns(
     }
     let address = environment.get("DNS_PROXY_ADDR").unwrap_or("localhost:15053");
     let (host, port) = host_and_port(address).context("DNS_PROXY_ADDR")?;
-    let ip = match host {
-        "" | "localhost" => loopback,
-        host => host
-            .parse()
-            .with_context(|| format!("DNS_PROXY_ADDR `{address}`: must be IP:port"))?,
+    let ips = match host {
+        "" | "localhost" => locals.to_vec(),
+        host => {
+            let ip = host.parse();
+            vec![ip.with_context(|| format!("DNS_PROXY_ADDR `{address}`: must be IP:port"))?]
+        }
     };
     Ok(Some(DnsConfig {
-        listen: SocketAddr::new(ip, port),
+        listen: ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(),
         namespace: namespace.to_owned(),
         domain: domain.to_owned(),
         parallel: environment.flag("DNS_FORWARD_PARALLEL", false)?,
         timeout: environment.duration("DNS_FORWARD_TIMEOUT", Duration::from_secs(5))?,
     }))
+}
+
+/// The loopback addresses of the IP versions that a proxy has: redirected queries come to them.
+fn loopbacks(ips: &[IpAddr]) -> Vec<IpAddr> {
+    let v4 = ips
+        .iter()
+        .any(IpAddr::is_ipv4)
+        .then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let v6 = ips
+        .iter()
+        .any(IpAddr::is_ipv6)
+        .then_some(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    v4.into_iter().chain(v6).collect()
 }
 
 /// The pod's address first, then the machine's others.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -58,10 +58,6 @@ pub(crate) async fn send_over<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut tasks = JoinSet::new();
-    // How the connection ends shows in the request or the body.
-    tasks.spawn(async move { drop(connection.await) });
     let mut request = Request::new(Full::new(Bytes::new()));
     *request.method_mut() = method;
     *request.uri_mut() = path_and_query
@@ -69,7 +65,54 @@ where
         .with_context(|| format!("path `{path_and_query}`"))?;
     *request.headers_mut() = headers;
     request.headers_mut().entry(http::header::HOST).or_insert(host.parse()?);
-    let response: Response<Incoming> = sender.send_request(request).await?;
+    send_request_over(stream, request).await
+}
+
+/// Sends a request that is complete, with its host.
+///
+/// # Errors
+/// When the answer is no HTTP.
+pub(crate) async fn send_request_over<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut tasks = JoinSet::new();
+    // How the connection ends shows in the request or the body.
+    tasks.spawn(async move { drop(connection.await) });
+    answer(sender.send_request(request).await?, tasks)
+}
+
+/// Sends a request over a connection on which HTTP/2 was agreed.
+///
+/// # Errors
+/// When the answer is no HTTP/2.
+pub(crate) async fn send_over_http2<S>(
+    stream: S,
+    method: Method,
+    path_and_query: &str,
+    host: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(connection.await) });
+    let uri = http::Uri::builder()
+        .scheme("https")
+        .authority(host)
+        .path_and_query(path_and_query);
+    let mut request = Request::new(Full::new(Bytes::new()));
+    *request.method_mut() = method;
+    *request.uri_mut() = uri.build().with_context(|| format!("path `{path_and_query}`"))?;
+    *request.headers_mut() = headers;
+    answer(sender.send_request(request).await?, tasks)
+}
+
+fn answer(response: Response<Incoming>, tasks: JoinSet<()>) -> anyhow::Result<Answer> {
     let (parts, incoming) = response.into_parts();
     Ok(Answer {
         status: parts.status,

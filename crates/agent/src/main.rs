@@ -8,12 +8,13 @@ mod ads;
 mod bootstrap;
 mod certificates;
 mod cli;
+mod cni;
 mod config;
 mod dns;
 mod envoy;
 mod grpc;
 mod http_client;
-mod iptables;
+mod interception;
 mod metrics;
 mod one_shot;
 mod proxy;
@@ -28,12 +29,21 @@ use crate::cli::{Cli, Command};
 use crate::config::Environment;
 
 fn main() -> ExitCode {
+    if std::env::args().next().is_some_and(|program| cni::is_plugin(&program)) {
+        return cni::plugin(&Environment::from_process());
+    }
     let arguments = cli::without_unknown_flags(std::env::args().collect());
     let cli = Cli::parse_from(arguments);
+    if let Command::Cni(cni::CniCommand::Plugin) = cli.command {
+        return cni::plugin(&Environment::from_process());
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lateen-agent: {error:#}");
+            if error.is::<interception::NotRedirected>() {
+                return ExitCode::from(interception::NotRedirected::EXIT_CODE);
+            }
             ExitCode::FAILURE
         }
     }
@@ -54,7 +64,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     cli::init_logging(&cli.logging)?;
     if let Command::IstioIptables(args) = cli.command {
-        return iptables::run(*args, &environment);
+        return interception::run(&args, &environment);
     }
     // One thread: an agent that waits should cost as little as it can, and nothing that it does needs two.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -63,7 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Proxy(args) => proxy::run(*args, environment, cli.logging.log_as_json).await,
             Command::Wait(args) => one_shot::wait(&args).await,
             Command::Request(args) => one_shot::request(&args).await,
-            Command::Version { .. } | Command::IstioIptables(_) => Ok(()),
+            Command::Cni(cni::CniCommand::Install(args)) => cni::run(*args, environment).await,
+            Command::Version { .. } | Command::IstioIptables(_) | Command::Cni(cni::CniCommand::Plugin) => Ok(()),
         }
     })
 }

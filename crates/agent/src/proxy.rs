@@ -63,6 +63,7 @@ pub(crate) async fn run(args: ProxyArgs, environment: Environment, log_as_json: 
         probers: Probers::parse(
             config.environment.get("ISTIO_KUBE_APP_PROBERS"),
             probe_destination(&config)?,
+            config.environment.flag("ISTIO_ENABLE_HTTP2_PROBING", true)?,
         )?,
         controls: controls.clone(),
         store: store.clone(),

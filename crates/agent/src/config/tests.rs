@@ -48,7 +48,18 @@ fn flags_win_over_the_environment() {
     assert_eq!(config.admin(), "127.1.0.7:25000".parse().unwrap());
     assert_eq!(config.upstream.address, "localhost:1");
     assert_eq!(config.upstream.san.as_deref(), Some("istiod.istio-system.svc"));
-    assert_eq!(config.dns.unwrap().listen, "127.1.0.7:15053".parse().unwrap());
+    assert_eq!(config.dns.unwrap().listen, ["127.1.0.7:15053".parse().unwrap()]);
+}
+
+#[test]
+fn queries_are_answered_on_every_ip_version_of_the_proxy() {
+    let listen = |ips: &str| {
+        let variables = [("INSTANCE_IP", ips), ("ISTIO_META_DNS_CAPTURE", "true")];
+        load("sidecar", variables).unwrap().dns.unwrap().listen
+    };
+    assert!(listen("10.0.0.7").contains(&"127.0.0.1:15053".parse().unwrap()));
+    assert!(listen("2001:db8::7").contains(&"[::1]:15053".parse().unwrap()));
+    assert_eq!(listen("10.0.0.7,2001:db8::7").len(), 2);
 }
 
 #[test]

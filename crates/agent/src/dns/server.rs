@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -54,7 +55,7 @@ pub(crate) async fn serve(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let own_resolver = config.listen.port() == 53;
+    let own_resolver = config.listen.iter().any(|address| address.port() == 53);
     let path = if own_resolver && Path::new(SAVED_RESOLV_CONF).is_file() {
         SAVED_RESOLV_CONF
     } else {
@@ -66,7 +67,7 @@ pub(crate) async fn serve(
     let servers = conf
         .servers
         .into_iter()
-        .filter(|server| *server != config.listen)
+        .filter(|server| !config.listen.contains(server))
         .collect();
     let (tables, table) = watch::channel(None);
     let resolver = Arc::new(Resolver {
@@ -79,16 +80,20 @@ pub(crate) async fn serve(
         answer_before_sync: own_resolver,
         metrics,
     });
-    let udp = UdpSocket::bind(config.listen)
-        .await
-        .with_context(|| format!("DNS, UDP {}", config.listen))?;
-    let tcp = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("DNS, TCP {}", config.listen))?;
+    let mut servers = Vec::new();
+    for address in &config.listen {
+        let udp = UdpSocket::bind(address)
+            .await
+            .with_context(|| format!("DNS, UDP {address}"))?;
+        let tcp = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("DNS, TCP {address}"))?;
+        servers.push(serve_udp(udp, Arc::clone(&resolver)).boxed());
+        servers.push(serve_tcp(tcp, Arc::clone(&resolver)).boxed());
+    }
     tokio::select! {
         () = follow(names, tables, view) => Ok(()),
-        result = serve_udp(udp, Arc::clone(&resolver)) => result,
-        result = serve_tcp(tcp, resolver) => result,
+        result = futures::future::try_join_all(servers) => result.map(drop),
         () = stop.cancelled() => Ok(()),
     }
 }

@@ -22,6 +22,8 @@ use crate::http_client::{self, Answer};
 /// As much of the application's answer as kubelet is shown.
 const MAXIMUM_BODY: usize = 10 << 10;
 const MAXIMUM_REDIRECTS: usize = 10;
+/// HTTP/2's name in ALPN.
+const HTTP2: &[u8] = b"h2";
 /// Connections from here are the proxy's own and pass by interception.
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
@@ -31,6 +33,8 @@ const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 pub(crate) struct Probers {
     probers: BTreeMap<String, Prober>,
     destination: IpAddr,
+    /// Whether HTTP/2 is offered to an application that is asked over TLS.
+    http2: bool,
 }
 
 /// One container's probe, as injection writes it; ports are numbers by then.
@@ -72,7 +76,7 @@ impl Probers {
     ///
     /// # Errors
     /// When it is no JSON, a path is none of a probe's, or a probe has not exactly one kind.
-    pub(crate) fn parse(text: Option<&str>, destination: IpAddr) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: Option<&str>, destination: IpAddr, http2: bool) -> anyhow::Result<Self> {
         const VARIABLE: &str = "ISTIO_KUBE_APP_PROBERS";
         let probers: BTreeMap<String, Prober> = match text {
             Some(text) => serde_json::from_str(text).context(VARIABLE)?,
@@ -98,7 +102,11 @@ impl Probers {
                 bail!("{VARIABLE}: `{path}` must have one of httpGet, tcpSocket and grpc, with a number as port");
             }
         }
-        Ok(Self { probers, destination })
+        Ok(Self {
+            probers,
+            destination,
+            http2,
+        })
     }
 
     /// Asks the application what kubelet asks of the agent.
@@ -168,11 +176,14 @@ impl Probers {
         if !tls {
             return http_client::send_over(stream, Method::GET, path, host, headers).await;
         }
-        let connector = TlsConnector::from(Arc::new(unverified_tls()?));
+        let connector = TlsConnector::from(Arc::new(unverified_tls(self.http2)?));
         let stream = connector
             .connect(ServerName::IpAddress(self.destination.into()), stream)
             .await
             .context("TLS")?;
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+            return http_client::send_over_http2(stream, Method::GET, path, host, headers).await;
+        }
         http_client::send_over(stream, Method::GET, path, host, headers).await
     }
 
@@ -253,14 +264,20 @@ async fn beginning(mut answer: Answer) -> Bytes {
 
 /// TLS that trusts everybody, as kubelet's probes do: the application is on this host, and the question is whether it
 /// lives.
-fn unverified_tls() -> anyhow::Result<rustls::ClientConfig> {
+fn unverified_tls(http2: bool) -> anyhow::Result<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(TrustEverybody(Arc::clone(&provider)));
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
+    // As kubelet does, which also speaks HTTP/2 only over TLS.
+    config.alpn_protocols = if http2 {
+        vec![HTTP2.to_vec(), b"http/1.1".to_vec()]
+    } else {
+        Vec::new()
+    };
     Ok(config)
 }
 
@@ -320,7 +337,7 @@ mod tests {
 
     #[test]
     fn probes_are_checked() {
-        let parse = |text| Probers::parse(Some(text), LOCALHOST).map(|probers| probers.probers.len());
+        let parse = |text| Probers::parse(Some(text), LOCALHOST, true).map(|probers| probers.probers.len());
         assert_eq!(
             parse(r#"{"/app-health/web/livez":{"httpGet":{"path":"/x","port":8080},"timeoutSeconds":3}}"#).unwrap(),
             1

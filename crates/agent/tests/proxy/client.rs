@@ -89,6 +89,18 @@ impl Connection {
     }
 }
 
+/// An open connection.
+pub(crate) struct Kept(Connection);
+
+impl Kept {
+    /// Another request; whether the server closes the connection after it.
+    pub(crate) async fn again(&mut self) -> anyhow::Result<bool> {
+        let (status, _, closes) = self.0.send(Method::GET, "/", "web").await?;
+        anyhow::ensure!(status == 200, "status {status}");
+        Ok(closes)
+    }
+}
+
 /// A workload that calls the proxy over mutual TLS.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -104,7 +116,7 @@ pub(crate) struct Seen {
 
 impl Client {
     pub(crate) fn new(plane: &ControlPlane, address: SocketAddr) -> Self {
-        let (chain, key) = plane.issue_client();
+        let (chain, key) = plane.issue("client");
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .unwrap();
@@ -128,6 +140,14 @@ impl Client {
         let (status, _, _) = connection.send(Method::GET, "/", "web").await?;
         anyhow::ensure!(status == 200, "status {status}");
         Ok(Seen { serial })
+    }
+
+    /// A connection that stays open, with one request sent on it.
+    pub(crate) async fn stay(&self) -> Kept {
+        let (mut connection, _) = self.connect().await.unwrap();
+        let (status, _, _) = connection.send(Method::GET, "/", "web").await.unwrap();
+        assert_eq!(status, 200);
+        Kept(connection)
     }
 
     async fn connect(&self) -> anyhow::Result<(Connection, String)> {

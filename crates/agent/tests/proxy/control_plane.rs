@@ -41,6 +41,8 @@ struct Shared {
     resources: watch::Sender<BTreeMap<String, Vec<Resource>>>,
     node: Mutex<Option<Node>>,
     requests: Mutex<BTreeMap<String, usize>>,
+    /// Serials of the certificates issued on request.
+    issued: Mutex<Vec<String>>,
 }
 
 /// What survives a stop: the CA.
@@ -67,6 +69,7 @@ impl ControlPlane {
                     resources: watch::Sender::new(BTreeMap::new()),
                     node: Mutex::default(),
                     requests: Mutex::default(),
+                    issued: Mutex::default(),
                 };
                 ("127.0.0.1:0".parse().unwrap(), Arc::new(shared))
             }
@@ -75,10 +78,10 @@ impl ControlPlane {
         let address = listener.local_addr().unwrap();
         let key = PrivateKey::generate().unwrap();
         let validity = Validity::starting(SystemTime::now(), DAY);
-        let name = "istiod.istio-system.svc".parse().unwrap();
+        let names = ["istiod.istio-system.svc", "localhost"].map(|name| name.parse().unwrap());
         let certificate = shared
             .ca
-            .issue_serving(key.public_key(), &[name], None, validity, serial())
+            .issue_serving(key.public_key(), &names, None, validity, serial())
             .unwrap();
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(certificate.pem(), key.expose_pem().as_bytes()))
@@ -123,10 +126,15 @@ impl ControlPlane {
         self.shared.ca.roots().pem()
     }
 
-    /// A client's certificate and key, of another workload.
-    pub(crate) fn issue_client(&self) -> (String, PrivateKey) {
+    /// Serials of the certificates that were asked for.
+    pub(crate) fn issued(&self) -> Vec<String> {
+        self.shared.issued.lock().unwrap().clone()
+    }
+
+    /// A certificate and its key for a service account of the namespace `shop`.
+    pub(crate) fn issue(&self, account: &str) -> (String, PrivateKey) {
         let key = PrivateKey::generate().unwrap();
-        let identity = "spiffe://cluster.local/ns/shop/sa/client".parse().unwrap();
+        let identity = format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap();
         let validity = Validity::starting(SystemTime::now(), DAY);
         let leaf = self
             .shared
@@ -238,6 +246,7 @@ impl IstioCertificateService for Service {
             .ca
             .issue(csr.public_key(), &identity, validity, serial())
             .unwrap();
+        self.0.issued.lock().unwrap().push(leaf.serial().to_owned());
         Ok(Response::new(IstioCertificateResponse {
             cert_chain: vec![leaf.pem(), self.0.ca.roots().pem()],
         }))

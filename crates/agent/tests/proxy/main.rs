@@ -13,10 +13,12 @@
 mod agent;
 mod client;
 mod control_plane;
+mod drain;
+mod probes;
+mod sources;
 mod without_envoy;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use agent::{Agent, eventually};
 use client::Client;
@@ -205,22 +207,6 @@ async fn an_envoy_that_dies_is_restarted_as_often_as_allowed() {
     agent.ready().await;
     agent::kill(agent.envoy_pid());
     assert_eq!(agent.wait().await, Some(1));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quitting_does_not_wait_for_a_drain() {
-    let Some(envoy) = agent::envoy() else { return };
-    let ip = agent::loopback();
-    let plane = ControlPlane::start(None).await;
-    plane.set_listeners(vec![listener("first", ip, LISTENER)]);
-    let mut agent = Agent::new(&envoy, ip, &plane)
-        .flag("--termination-drain-duration=300s")
-        .start();
-    agent.ready().await;
-    let (status, _) = client::post(SocketAddr::new(ip, 15020), "/quitquitquit").await.unwrap();
-    assert_eq!(status, 200);
-    let ended = tokio::time::timeout(Duration::from_secs(30), agent.wait()).await;
-    assert_eq!(ended.expect("the agent drains"), Some(0));
 }
 
 #[test]

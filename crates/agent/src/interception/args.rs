@@ -1,18 +1,12 @@
-//! Interception: the rules that send a network namespace's traffic through Envoy, and how they get into the kernel.
-//!
-//! The rules of one IP family are one `iptables-restore` transaction: chains of a former run are taken out and the new
-//! ones put in at once, so that no connection passes in between, and running twice changes nothing.
-
-mod apply;
-mod plan;
+//! `istio-iptables`' flags.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 
-pub(crate) use plan::{Plan, Settings};
-
+use super::plan::{Mode, Ports, Settings};
 use crate::config::Environment;
 
 /// `istio-iptables`' flags, by Istio's names; each has an environment variable of the same name in capitals.
@@ -20,27 +14,27 @@ use crate::config::Environment;
 pub(crate) struct IptablesArgs {
     /// Port of Envoy that takes outbound connections
     #[arg(long, short = 'p', env = "ENVOY_PORT", default_value = "15001")]
-    envoy_port: u16,
+    pub(super) envoy_port: u16,
     /// Port of Envoy that takes inbound connections
     #[arg(long, short = 'z', env = "INBOUND_CAPTURE_PORT", default_value = "15006")]
-    inbound_capture_port: u16,
+    pub(super) inbound_capture_port: u16,
     /// Port of Envoy that takes tunnels, never redirected
     #[arg(long, short = 'e', env = "INBOUND_TUNNEL_PORT", default_value = "15008")]
-    inbound_tunnel_port: u16,
+    pub(super) inbound_tunnel_port: u16,
     /// Users whose connections are not redirected, Envoy's above all
     #[arg(long, short = 'u', env = "PROXY_UID", default_value = "1337")]
-    proxy_uid: String,
+    pub(super) proxy_uid: String,
     /// Groups whose connections are not redirected [default: the users' numbers]
     #[arg(long, short = 'g', env = "PROXY_GID")]
-    proxy_gid: Option<String>,
-    /// REDIRECT, or NONE to do nothing; TPROXY is not supported yet
+    pub(super) proxy_gid: Option<String>,
+    /// REDIRECT; TPROXY, which keeps clients' addresses; or NONE to do nothing
     #[arg(
         long = "istio-inbound-interception-mode",
         short = 'm',
         env = "ISTIO_INBOUND_INTERCEPTION_MODE",
         default_value = "REDIRECT"
     )]
-    mode: String,
+    pub(super) mode: String,
     /// Inbound ports to redirect, comma-separated; * for all, empty for none
     #[arg(
         long = "istio-inbound-ports",
@@ -48,7 +42,7 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_INBOUND_PORTS",
         default_value = ""
     )]
-    inbound_ports: String,
+    pub(super) inbound_ports: String,
     /// Inbound ports not to redirect when all are
     #[arg(
         long = "istio-local-exclude-ports",
@@ -56,7 +50,7 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_LOCAL_EXCLUDE_PORTS",
         default_value = ""
     )]
-    inbound_ports_exclude: String,
+    pub(super) inbound_ports_exclude: String,
     /// Interfaces whose traffic is left alone
     #[arg(
         long = "istio-exclude-interfaces",
@@ -64,7 +58,7 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_EXCLUDE_INTERFACES",
         default_value = ""
     )]
-    exclude_interfaces: String,
+    pub(super) exclude_interfaces: String,
     /// Outbound ranges to redirect, comma-separated CIDRs; * for all, empty for none
     #[arg(
         long = "istio-service-cidr",
@@ -72,7 +66,7 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_SERVICE_CIDR",
         default_value = ""
     )]
-    service_cidr: String,
+    pub(super) service_cidr: String,
     /// Outbound ranges not to redirect
     #[arg(
         long = "istio-service-exclude-cidr",
@@ -80,7 +74,7 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_SERVICE_EXCLUDE_CIDR",
         default_value = ""
     )]
-    service_exclude_cidr: String,
+    pub(super) service_exclude_cidr: String,
     /// Outbound ports to redirect whatever the address
     #[arg(
         long = "istio-outbound-ports",
@@ -88,7 +82,7 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_OUTBOUND_PORTS",
         default_value = ""
     )]
-    outbound_ports: String,
+    pub(super) outbound_ports: String,
     /// Outbound ports not to redirect
     #[arg(
         long = "istio-local-outbound-ports-exclude",
@@ -96,106 +90,90 @@ pub(crate) struct IptablesArgs {
         env = "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE",
         default_value = ""
     )]
-    outbound_ports_exclude: String,
+    pub(super) outbound_ports_exclude: String,
     /// Virtual interfaces (of virtual machines) whose inbound traffic counts as outbound
     #[arg(long, short = 'k', env = "KUBE_VIRT_INTERFACES", default_value = "")]
-    kube_virt_interfaces: String,
+    pub(super) kube_virt_interfaces: String,
     /// Redirect DNS to the agent
     #[arg(long, env = "REDIRECT_DNS", num_args = 0..=1, default_missing_value = "true")]
-    redirect_dns: Option<bool>,
+    pub(super) redirect_dns: Option<bool>,
     /// Redirect all DNS, not only that to the resolvers of /etc/resolv.conf
     #[arg(long, env = "CAPTURE_ALL_DNS", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    capture_all_dns: bool,
+    pub(super) capture_all_dns: bool,
     /// Port of the agent's DNS proxy
     #[arg(long, env = "LATEEN_DNS_PORT", default_value_t = 15053)]
-    dns_port: u16,
+    pub(super) dns_port: u16,
     /// Drop packets that conntrack finds invalid
     #[arg(long, env = "DROP_INVALID", num_args = 0..=1, default_missing_value = "true")]
-    drop_invalid: Option<bool>,
+    pub(super) drop_invalid: Option<bool>,
     /// Rules for IPv6 too, also when the pod's own address is IPv4
     #[arg(long, env = "DUAL_STACK", num_args = 0..=1, default_missing_value = "true")]
-    dual_stack: Option<bool>,
+    pub(super) dual_stack: Option<bool>,
     /// Print the rules and change nothing
     #[arg(long, short = 'n', env = "DRY_RUN", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Take the rules out and put none in
     #[arg(long, env = "CLEANUP_ONLY", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    cleanup_only: bool,
+    pub(super) cleanup_only: bool,
     /// legacy or nft, where the machine's default is not wanted
     #[arg(long, env = "FORCE_IPTABLES_BINARY")]
-    force_iptables_binary: Option<String>,
+    pub(super) force_iptables_binary: Option<String>,
+    /// Rules of nftables instead of iptables; so it is by itself where only nft is installed
+    #[arg(long, env = "NATIVE_NFTABLES", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) native_nftables: Option<bool>,
+    /// Mark of packets that TPROXY routes to this machine
+    #[arg(
+        long = "istio-inbound-tproxy-mark",
+        short = 't',
+        env = "INBOUND_TPROXY_MARK",
+        default_value_t = 1337
+    )]
+    pub(super) tproxy_mark: u32,
+    /// Routing table for packets with that mark
+    #[arg(
+        long = "istio-inbound-tproxy-route-table",
+        short = 'r',
+        env = "INBOUND_TPROXY_ROUTE_TABLE",
+        default_value_t = 133
+    )]
+    pub(super) tproxy_route_table: u32,
+    /// The network namespace to work in, a path; this process's if not given
+    #[arg(long, env = "NETWORK_NAMESPACE")]
+    pub(super) network_namespace: Option<PathBuf>,
+    /// Change nothing and fail if the rules are not there
+    #[arg(long, hide = true)]
+    pub(super) is_applied: bool,
+    /// Change no rules
+    #[arg(long, env = "SKIP_RULE_APPLY", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) skip_rule_apply: Option<bool>,
+    /// Try out whether connections are redirected, as the proxy's user; exit with 126 if they are not
+    #[arg(long, env = "RUN_VALIDATION", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) run_validation: Option<bool>,
+    /// Port that is tried
+    #[arg(long = "iptables-probe-port", env = "IPTABLES_PROBE_PORT", default_value_t = 15002)]
+    pub(super) probe_port: u16,
+    /// How long to try
+    #[arg(long, env = "PROBE_TIMEOUT", default_value = "5s")]
+    pub(super) probe_timeout: String,
     /// Taken for compatibility, without effect: a run always brings the rules to what they should be
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    reconcile: Option<bool>,
+    pub(super) reconcile: Option<bool>,
     /// Taken for compatibility, without effect
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    force_apply: Option<bool>,
-    /// Do nothing
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    skip_rule_apply: Option<bool>,
-    /// Not supported
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    run_validation: Option<bool>,
-    /// Not supported
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    native_nftables: Option<bool>,
-    /// Not supported
-    #[arg(long, hide = true)]
-    network_namespace: Option<String>,
-    /// Not supported
+    pub(super) force_apply: Option<bool>,
+    /// Taken for compatibility, without effect: what it changes is chosen by --network-namespace
     #[arg(long = "cni-mode", hide = true, num_args = 0..=1, default_missing_value = "true")]
-    cni_mode: Option<bool>,
-    /// Taken for compatibility, without effect: TPROXY's
-    #[arg(long = "istio-inbound-tproxy-mark", short = 't', hide = true)]
-    tproxy_mark: Option<String>,
-    /// Taken for compatibility, without effect: TPROXY's
-    #[arg(long = "istio-inbound-tproxy-route-table", short = 'r', hide = true)]
-    tproxy_route_table: Option<String>,
+    pub(super) cni_mode: Option<bool>,
+    /// Taken for compatibility, without effect
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pub(super) iptables_trace_logging: Option<bool>,
 }
 
-/// Runs the command.
+/// What the flags and the environment say.
 ///
 /// # Errors
-/// When a value cannot be read, something is asked for that is not supported, or iptables fails.
-pub(crate) fn run(args: IptablesArgs, environment: &Environment) -> anyhow::Result<()> {
-    for (wanted, flag) in [
-        (args.run_validation == Some(true), "--run-validation"),
-        (args.native_nftables == Some(true), "--native-nftables"),
-        (args.network_namespace.is_some(), "--network-namespace"),
-        (args.cni_mode == Some(true), "--cni-mode"),
-    ] {
-        if wanted {
-            bail!("{flag} is not supported; run lateen-agent inside the network namespace, without it");
-        }
-    }
-    match args.mode.as_str() {
-        "" | "REDIRECT" => {}
-        "NONE" => return Ok(()),
-        "TPROXY" => bail!("--istio-inbound-interception-mode TPROXY is not supported yet: use REDIRECT"),
-        other => bail!("--istio-inbound-interception-mode `{other}`: must be REDIRECT or NONE"),
-    }
-    if args.skip_rule_apply == Some(true) {
-        return Ok(());
-    }
-    let settings = settings(&args, environment)?;
-    let binary = args.force_iptables_binary.as_deref();
-    let plan = Plan::new(&settings)?;
-    if args.dry_run {
-        print!("{}", plan.v4());
-        if settings.ipv6 {
-            print!("{}", plan.v6());
-        }
-        return Ok(());
-    }
-    let rules = |text: String| if args.cleanup_only { String::new() } else { text };
-    apply::apply(apply::Family::V4, &rules(plan.v4()), binary)?;
-    if settings.ipv6 {
-        apply::apply(apply::Family::V6, &rules(plan.v6()), binary)?;
-    }
-    Ok(())
-}
-
-fn settings(args: &IptablesArgs, environment: &Environment) -> anyhow::Result<Settings> {
+/// When a value cannot be read; the message names it.
+pub(super) fn settings(args: &IptablesArgs, environment: &Environment) -> anyhow::Result<Settings> {
     let redirect_dns = match args.redirect_dns {
         Some(wanted) => wanted,
         None => environment.flag("ISTIO_META_DNS_CAPTURE", false)?,
@@ -219,20 +197,29 @@ fn settings(args: &IptablesArgs, environment: &Environment) -> anyhow::Result<Se
         .map(|ip| ip.is_ipv6());
     let machine_has_v6 = || crate::config::interface_ips().iter().any(IpAddr::is_ipv6);
     let uid = or_default(&args.proxy_uid, "1337");
+    let mode = match args.mode.as_str() {
+        "TPROXY" => Mode::Transparent { mark: args.tproxy_mark },
+        _ => Mode::Redirect,
+    };
     Ok(Settings {
+        mode,
         outbound_port: args.envoy_port,
         inbound_port: args.inbound_capture_port,
         tunnel_port: args.inbound_tunnel_port,
         dns_port: args.dns_port,
         gids: list(args.proxy_gid.as_deref().filter(|gid| !gid.is_empty()).unwrap_or(&uid)),
         uids: list(&uid),
-        inbound_ports: list(&args.inbound_ports),
-        inbound_ports_exclude: list(&args.inbound_ports_exclude),
+        inbound_ports: if args.inbound_ports.split(',').any(|port| port.trim() == "*") {
+            Ports::All
+        } else {
+            Ports::These(ports(&args.inbound_ports, "--istio-inbound-ports")?)
+        },
+        inbound_ports_exclude: ports(&args.inbound_ports_exclude, "--istio-local-exclude-ports")?,
         exclude_interfaces: list(&args.exclude_interfaces),
         outbound_ranges: list(&args.service_cidr),
         outbound_ranges_exclude: list(&args.service_exclude_cidr),
-        outbound_ports: list(&args.outbound_ports),
-        outbound_ports_exclude: list(&args.outbound_ports_exclude),
+        outbound_ports: ports(&args.outbound_ports, "--istio-outbound-ports")?,
+        outbound_ports_exclude: ports(&args.outbound_ports_exclude, "--istio-local-outbound-ports-exclude")?,
         virtual_interfaces: list(&args.kube_virt_interfaces),
         owner_groups: list(environment.get("ISTIO_OUTBOUND_OWNER_GROUPS").unwrap_or("*")),
         owner_groups_exclude: list(
@@ -267,6 +254,14 @@ fn list(text: &str) -> Vec<String> {
         .filter(|part| !part.is_empty())
         .map(str::to_owned)
         .collect()
+}
+
+fn ports(text: &str, flag: &str) -> anyhow::Result<Vec<u16>> {
+    let number = |port: String| {
+        port.parse()
+            .with_context(|| format!("{flag}: port `{port}`: must be a number from 0 to 65535"))
+    };
+    list(text).into_iter().map(number).collect()
 }
 
 /// The machine's resolvers, by family.
