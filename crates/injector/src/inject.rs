@@ -138,7 +138,9 @@ fn merge_templates(original: &Value, context: &Context<'_>) -> Result<(Value, Va
     let mut template = json!({});
     for name in context.settings.policy.templates(asked) {
         let patch = template::render(&name, context)?;
-        let patch = pod::without_nulls_unless_user(&patch, context.settings.policy.overlays.contains_key(&name));
+        let mut patch = pod::without_nulls_unless_user(&patch, context.settings.policy.overlays.contains_key(&name));
+        // A user's overlay need not know whether the sidecar is an init container.
+        move_proxy(&mut patch, &template);
         template = strategic_merge(&template, &patch);
         move_proxy(&mut merged, &template);
         merged = strategic_merge(&merged, &patch);

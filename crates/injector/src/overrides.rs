@@ -32,13 +32,10 @@ impl Status {
         serde_json::from_str(pod::annotation(pod, STATUS)?).ok()
     }
 
-    fn has(&self, key: &str, name: &str) -> bool {
-        let names = if key == pod::CONTAINERS {
-            &self.containers
-        } else {
-            &self.init_containers
-        };
-        names.iter().flatten().any(|known| known == name)
+    /// In which list does not matter: a later injection may put the proxy into the other one.
+    fn has(&self, name: &str) -> bool {
+        let mut names = self.containers.iter().chain(&self.init_containers).flatten();
+        names.any(|known| known == name)
     }
 }
 
@@ -76,7 +73,7 @@ pub(crate) fn as_written(injected: &Value) -> Result<Value, InjectError> {
             .cloned()
             .unwrap_or_default();
         if let Some(containers) = pod::list_mut(&mut pod, key) {
-            containers.retain(|container| !status.has(key, pod::name(container)));
+            containers.retain(|container| !status.has(pod::name(container)));
         }
         let missing: Vec<Value> = own
             .into_iter()
@@ -120,7 +117,7 @@ pub(crate) fn reapply(merged: Value, original: &Value, template: &Value) -> Resu
             let kept = kept.and_then(|containers| pod::find(containers, name));
             // An application's container has been changed since by others too: as it is now, it is the user's.
             let kept = kept.filter(|_| pod::is_ours(name));
-            let injected = status.as_ref().is_some_and(|status| status.has(key, name));
+            let injected = status.as_ref().is_some_and(|status| status.has(name));
             let own = match kept {
                 Some(kept) => Some(kept),
                 None if injected && pod::is_ours(name) => None,
