@@ -55,6 +55,7 @@ pub(crate) fn router(settings: watch::Receiver<Arc<InjectionSettings>>, metrics:
     };
     Ok(Router::new()
         .route("/inject", post(inject_here))
+        .route("/inject/", post(inject_here))
         .route("/inject/{*variables}", post(inject_elsewhere))
         .route("/validate", post(validate_object))
         .route("/validate/{*rest}", post(validate_object))

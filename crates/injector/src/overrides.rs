@@ -162,14 +162,14 @@ pub(crate) fn agree_on_user(merged: &mut Value, context: &Context<'_>) {
         if uid.is_some()
             && let Some(proxy) = pod::container_mut(merged, pod::PROXY)
         {
-            proxy["securityContext"]["runAsUser"] = 0.into();
+            pod::object(pod::as_object(proxy), "securityContext").insert("runAsUser".to_owned(), 0.into());
         }
     } else if init == pod::VALIDATION
         && let Some(container) = pod::container_mut(merged, init)
     {
         for (field, id) in [("runAsUser", uid), ("runAsGroup", gid)] {
             if let Some(id) = id {
-                container["securityContext"][field] = id.into();
+                pod::object(pod::as_object(container), "securityContext").insert(field.to_owned(), id.into());
             }
         }
     }

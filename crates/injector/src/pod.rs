@@ -115,12 +115,12 @@ fn object_of<'a>(parent: &'a mut Value, key: &str) -> &'a mut Map<String, Value>
 
 /// The value as an object; becomes one where it is none.
 pub(crate) fn as_object(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = Value::Object(Map::new());
-    }
     match value {
         Value::Object(map) => map,
-        _ => unreachable!("it was made an object above"),
+        other => {
+            *other = Value::Object(Map::new());
+            as_object(other)
+        }
     }
 }
 

@@ -55,7 +55,10 @@ pub(crate) fn merge(pod: &mut Value, mesh: &MeshConfig, port: i64) -> Result<(),
         }
         tell_agent(pod, &written.to_string());
     }
-    if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+    let annotations = pod
+        .get_mut("metadata")
+        .and_then(|metadata| metadata.get_mut("annotations"));
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
         annotations.retain(|key, _| ![SCRAPE, PORT, PATH, TARGETS].contains(&plain(key).as_str()));
     }
     pod::annotate(pod, "prometheus.io/port", port_text);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::decision::{Decision, Skip, decide};
 use crate::inject::{InjectError, Injected, Request, inject};
 use crate::owner::Owner;
+use crate::pod;
 use crate::settings::InjectionSettings;
 
 /// An object after injection.
@@ -79,8 +80,8 @@ pub fn inject_object(object: &Value, settings: &InjectionSettings) -> Result<Don
     let template = place.iter().fold(object, |value, key| &value[key]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let meta = &object["metadata"];
-    let pod = json!({ "metadata": template["metadata"], "spec": template["spec"] });
-    let namespace = match text(&pod["metadata"]["namespace"]) {
+    let wanted = json!({ "metadata": template["metadata"], "spec": template["spec"] });
+    let namespace = match text(&wanted["metadata"]["namespace"]) {
         namespace if namespace.is_empty() => text(&meta["namespace"]),
         namespace => namespace,
     };
@@ -99,26 +100,25 @@ pub fn inject_object(object: &Value, settings: &InjectionSettings) -> Result<Don
         name = format!("{namespace}/{name}");
     }
     let workload = format!("{} {name}", text(&object["kind"]));
-    if let Decision::Skip(reason) = decide(&pod, &namespace, &settings.policy) {
+    if let Decision::Skip(reason) = decide(&wanted, &namespace, &settings.policy) {
         done.skipped.push((workload, reason));
         return Ok(done);
     }
     let request = Request {
-        pod: &pod,
+        pod: &wanted,
         namespace: &namespace,
         owner: Some(&owner),
         environment: &BTreeMap::new(),
     };
-    let Injected { pod, warnings } = inject(request, settings).map_err(|error| WorkloadError {
+    let Injected { pod: given, warnings } = inject(request, settings).map_err(|error| WorkloadError {
         workload: workload.clone(),
         error,
     })?;
-    let mut target = &mut done.object;
-    for key in place {
-        target = &mut target[key];
-    }
+    let target = place.iter().fold(&mut done.object, |value, key| {
+        pod::as_object(value).entry(*key).or_insert(Value::Null)
+    });
     for key in ["metadata", "spec"] {
-        target[key] = pod[key].clone();
+        pod::as_object(target).insert(key.to_owned(), given[key].clone());
     }
     done.warnings
         .extend(warnings.into_iter().map(|warning| format!("{workload}: {warning}")));

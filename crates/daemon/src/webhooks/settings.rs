@@ -78,7 +78,8 @@ impl Injection {
 
     /// Looks at what has changed in this cluster.
     pub(crate) fn observe(&mut self, events: &[Event]) {
-        for event in events.iter().filter(|event| event.cluster == self.cluster) {
+        let cluster = self.cluster.clone();
+        for event in events.iter().filter(|event| event.cluster == cluster) {
             match &event.change {
                 Change::Apply(object) => self.apply(object),
                 Change::Delete { kind, key } => self.delete(*kind, key),

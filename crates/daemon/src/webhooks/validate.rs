@@ -61,10 +61,10 @@ pub(super) fn answer(request: &Request, admission: &Admission, metrics: &Validat
         metrics.pass(request);
         return Verdict::default();
     }
-    let verdict = judge(request, admission);
-    match &verdict {
-        Ok(_) => metrics.pass(request),
-        Err((reason, _)) => {
+    let (reason, verdict) = judge(request, admission);
+    match reason {
+        None => metrics.pass(request),
+        Some(reason) => {
             metrics.fail(request, reason);
             tracing::info!(
                 kind = request.kind.kind,
@@ -75,63 +75,69 @@ pub(super) fn answer(request: &Request, admission: &Admission, metrics: &Validat
             );
         }
     }
-    verdict.unwrap_or_else(|(_, verdict)| verdict)
+    verdict
 }
 
 /// The verdict, with the reason that the metric knows where the object is refused.
-fn judge(request: &Request, admission: &Admission) -> Result<Verdict, (&'static str, Verdict)> {
+fn judge(request: &Request, admission: &Admission) -> (Option<&'static str>, Verdict) {
     let raw = &request.object;
     let kind = &request.kind;
-    let invalid = |message: String, causes: &[Value]| {
-        let mut verdict = Verdict::refuse(422, "Invalid", message);
-        if let Some(status) = &mut verdict.refused {
-            status["details"] = json!({
-                "group": kind.group, "kind": kind.kind, "name": raw["metadata"]["name"], "causes": causes,
-            });
-        }
-        verdict
-    };
     let marked = ["annotations", "labels"];
     if marked
         .iter()
         .any(|key| raw["metadata"][key].get(ALWAYS_REJECT).is_some())
     {
-        return Err((
-            "invalid_resource",
-            invalid("this object is made to be refused".to_owned(), &[]),
-        ));
+        let verdict = invalid(request, "this object is made to be refused".to_owned(), &[]);
+        return (Some("invalid_resource"), verdict);
     }
     let Some(known) = Kind::find(&kind.group, &kind.kind) else {
         let message = format!("{}/{} is no kind of configuration", kind.group, kind.kind);
-        return Err(("unknown_type", Verdict::refuse(400, "BadRequest", message)));
+        return (Some("unknown_type"), Verdict::refuse(400, "BadRequest", message));
     };
-    let decoded = Object::decode(known, raw).map_err(|error| {
-        let cause = cause(&error.path, &error.message);
-        ("crd_conversion_error", invalid(error.to_string(), &[cause]))
-    })?;
+    let decoded = match Object::decode(known, raw) {
+        Ok(decoded) => decoded,
+        Err(error) => {
+            let cause = cause(&error.path, &error.message);
+            return (
+                Some("crd_conversion_error"),
+                invalid(request, error.to_string(), &[cause]),
+            );
+        }
+    };
     // Which versions are served, the cluster's own definitions say.
     let findings = admission.check(raw, &decoded.value, &decoded.unknown);
-    let findings: Vec<Finding> = findings
-        .into_iter()
-        .filter(|finding| finding.field != "apiVersion")
-        .collect();
+    let findings = findings.iter().filter(|finding| finding.field != "apiVersion");
     let (errors, warnings): (Vec<&Finding>, Vec<&Finding>) =
-        findings.iter().partition(|finding| finding.level == Level::Error);
+        findings.partition(|finding| finding.level == Level::Error);
     let warnings: Vec<String> = warnings.into_iter().map(ToString::to_string).collect();
     if errors.is_empty() {
-        return Ok(Verdict {
+        let verdict = Verdict {
             warnings,
             ..Verdict::default()
-        });
+        };
+        return (None, verdict);
     }
     let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let causes: Vec<Value> = errors
         .iter()
         .map(|finding| cause(&finding.field, &finding.message))
         .collect();
-    let mut verdict = invalid(message, &causes);
+    let mut verdict = invalid(request, message, &causes);
     verdict.warnings = warnings;
-    Err(("invalid_resource", verdict))
+    (Some("invalid_resource"), verdict)
+}
+
+fn invalid(request: &Request, message: String, causes: &[Value]) -> Verdict {
+    let mut verdict = Verdict::refuse(422, "Invalid", message);
+    if let Some(status) = &mut verdict.refused {
+        status["details"] = json!({
+            "group": request.kind.group,
+            "kind": request.kind.kind,
+            "name": request.object["metadata"]["name"],
+            "causes": causes,
+        });
+    }
+    verdict
 }
 
 fn cause(field: &str, message: &str) -> Value {
