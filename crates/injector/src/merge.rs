@@ -120,7 +120,7 @@ fn merge_lists(original: &[Value], patch: &[Value], strategy: Strategy) -> Vec<V
     } else {
         original
     };
-    let same = |a: &Value, b: &Value| a.get(key).is_some_and(|value| Some(value) == b.get(key));
+    let same = |a: &Value, b: &Value| identity(a, key).is_some_and(|value| Some(value) == identity(b, key));
     let mut kept: Vec<Value> = original.to_vec();
     let mut named: Vec<Value> = Vec::new();
     for item in patch {
@@ -158,8 +158,8 @@ fn merge_lists(original: &[Value], patch: &[Value], strategy: Strategy) -> Vec<V
 /// The patch's items in its order; the others in theirs, each before the first of the patch's that it stood before.
 fn interleave(original: &[Value], kept: Vec<Value>, named: Vec<Value>, key: &str) -> Vec<Value> {
     let index = |item: &Value| {
-        let found = item.get(key)?;
-        original.iter().position(|other| other.get(key) == Some(found))
+        let found = identity(item, key)?;
+        original.iter().position(|other| identity(other, key) == Some(found))
     };
     let mut merged = Vec::with_capacity(kept.len() + named.len());
     let mut kept = kept.into_iter().peekable();
@@ -173,6 +173,16 @@ fn interleave(original: &[Value], kept: Vec<Value>, named: Vec<Value>, key: &str
     }
     merged.extend(kept);
     merged
+}
+
+/// What tells an item from others. Of ports also the protocol, though Kubernetes' own patches do without: one number for
+/// TCP and UDP is two ports, of which none may get lost.
+fn identity<'a>(item: &'a Value, key: &str) -> Option<(&'a Value, &'a str)> {
+    let protocol = match key {
+        "containerPort" => item["protocol"].as_str().unwrap_or("TCP"),
+        _ => "",
+    };
+    Some((item.get(key)?, protocol))
 }
 
 fn directive(patch: &Map<String, Value>) -> Option<&str> {

@@ -137,11 +137,12 @@ pub(super) fn limits(context: &Context<'_>, env: &mut Env) {
     }
 }
 
+/// The ports of the application, then those that the user gave the proxy, in whichever list that stands.
 fn pod_ports(context: &Context<'_>) -> String {
     let containers = pod::list(context.pod, pod::CONTAINERS).iter();
-    let ports = containers
-        .filter_map(|container| container["ports"].as_array())
-        .flatten();
+    let applications = containers.filter(|container| pod::name(container) != pod::PROXY);
+    let all = applications.chain(pod::container(context.pod, pod::PROXY));
+    let ports = all.filter_map(|container| container["ports"].as_array()).flatten();
     Value::Array(ports.cloned().collect()).to_string()
 }
 
