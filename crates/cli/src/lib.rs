@@ -1,6 +1,7 @@
 //! `lateen`, the command line.
 //!
 //! - [`render`]: what proxies would get, told offline, by the code that the server runs;
+//! - `inject`: workloads with their sidecars, as the webhook gives them;
 //! - `proxy_status`, `proxy_config`: what a running control plane has sent, and what became of it;
 //! - `token`: proofs of identity for workloads where there is no cluster that issues them.
 //!
@@ -8,6 +9,7 @@
 //! the command line is wrong.
 
 mod control_plane;
+mod inject;
 mod print;
 mod proxy_config;
 mod proxy_status;
@@ -36,6 +38,9 @@ struct Cli {
 enum Command {
     /// Write what proxies would get, with no server running
     Render(render::Args),
+    /// Write workloads with their sidecars, as the webhook gives them
+    #[command(visible_alias = "kube-inject")]
+    Inject(inject::Inject),
     /// Show which proxies are connected, and whether they took what was sent to them
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatus),
@@ -74,6 +79,7 @@ fn run(command: Command) -> Result<()> {
     logging::init(logging::Format::Text, "warn")?;
     match command {
         Command::Render(args) => args.run(),
+        Command::Inject(command) => command.run(),
         Command::ProxyStatus(command) => command.run(),
         Command::ProxyConfig(command) => command.run(),
         Command::Token(command) => command.run(),

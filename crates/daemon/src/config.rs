@@ -116,6 +116,20 @@ pub(crate) struct Config {
     #[arg(long, value_name = "REVISION", env = "REVISION")]
     pub revision: Option<String>,
 
+    /// Whether sidecars are init containers that restart, where the pod does not say: `auto` where every node can.
+    #[arg(long, value_enum, env = "ENABLE_NATIVE_SIDECARS", default_value = "auto")]
+    pub native_sidecars: NativeSidecars,
+
+    /// Cryptographic standard that proxies are told to keep to, such as `fips-140-3`.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        env = "COMPLIANCE_POLICY",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub compliance_policy: String,
+
     /// How long connections may go on after SIGTERM.
     #[arg(long, value_name = "DURATION", env = "LATEEN_GRACE", default_value = "5s", value_parser = duration)]
     pub grace: std::time::Duration,
@@ -127,6 +141,17 @@ pub(crate) struct Config {
     /// Form of log lines.
     #[arg(long, value_enum, env = "LATEEN_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Whether sidecars are init containers that restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NativeSidecars {
+    /// Where every node's kubelet can.
+    Auto,
+    /// Always.
+    True,
+    /// Never.
+    False,
 }
 
 /// Form of log lines.

@@ -5,6 +5,7 @@ mod debug;
 mod listen;
 mod pipeline;
 mod trust;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -83,6 +84,7 @@ async fn run(config: Config) -> Result<()> {
         .into_server()
         .max_decoding_message_size(CA_REQUEST_LIMIT);
 
+    let webhooks = webhooks::router(pipeline.injection.clone(), &metrics)?;
     let debug = debug::Debug {
         distributor,
         sessions,
@@ -120,7 +122,7 @@ async fn run(config: Config) -> Result<()> {
     let router = admin.clone().router();
     supervisor.spawn(
         "webhooks",
-        listen::serve_https(https, tls, router.clone(), supervisor.drain()),
+        listen::serve_https(https, tls, router.clone().merge(webhooks), supervisor.drain()),
     );
     supervisor.spawn(
         "http",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use lateen_injector::InjectionSettings;
 use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
 use lateen_lower::{Event, Index, Object};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::webhooks::Injection;
 
 /// Batches that may wait for the index; a source that is ahead of it waits.
 const WAITING: usize = 16;
@@ -23,6 +25,8 @@ pub(crate) struct Pipeline {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// What the sources hold, for debug endpoints.
     pub objects: watch::Receiver<Arc<Objects>>,
+    /// What pods get that ask for a sidecar.
+    pub injection: watch::Receiver<Arc<InjectionSettings>>,
 }
 
 /// Configuration objects as the index holds them, and what is wrong with files.
@@ -61,8 +65,10 @@ pub(crate) fn start(config: &Config, supervisor: &Supervisor, readiness: &Readin
 
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
+    let (injection, injection_seen) = Injection::new(config);
     let owner = Owner {
         index: Index::new(settings),
+        injection,
         snapshots,
         objects,
     };
@@ -70,6 +76,7 @@ pub(crate) fn start(config: &Config, supervisor: &Supervisor, readiness: &Readin
     Ok(Pipeline {
         snapshots: snapshots_seen,
         objects: objects_seen,
+        injection: injection_seen,
     })
 }
 
@@ -92,6 +99,7 @@ fn is_feature(name: &str) -> bool {
 /// The one task that owns the index.
 struct Owner {
     index: Index,
+    injection: Injection,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     objects: watch::Sender<Arc<Objects>>,
 }
@@ -123,8 +131,10 @@ impl Owner {
     }
 
     fn apply(mut self, events: Vec<Event>, problems: Vec<Problem>) -> Self {
+        self.injection.observe(&events);
         self.index.apply(events);
         let snapshot = self.index.publish();
+        self.injection.publish(self.index.mesh_config(), self.index.objects());
         let objects = self
             .index
             .objects()
