@@ -279,6 +279,7 @@ pub(crate) fn without_unknown_flags(arguments: Vec<String>) -> Vec<String> {
     let command = Cli::command();
     let known: std::collections::BTreeSet<String> = std::iter::once(&command)
         .chain(command.get_subcommands())
+        .flat_map(|command| std::iter::once(command).chain(command.get_subcommands()))
         .flat_map(|command| command.get_arguments())
         .flat_map(|argument| {
             let aliases = argument
@@ -330,6 +331,13 @@ mod tests {
         };
         assert_eq!((args.role.as_str(), args.concurrency), ("sidecar", 2));
         assert_eq!(filter(&cli.logging.log_output_level), "info");
+    }
+
+    #[test]
+    fn flags_of_commands_below_commands_are_known() {
+        let arguments = "lateen-agent cni install --check-interval=1s --repair-label-pods --new-flag";
+        let kept = without_unknown_flags(arguments.split_whitespace().map(str::to_owned).collect());
+        assert_eq!(kept.join(" "), arguments.trim_end_matches(" --new-flag"));
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
+use lateen_pki::{PrivateKey, Serial, SigningCa, Validity};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
@@ -59,8 +60,13 @@ impl Cluster {
         };
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
-        let key = lateen_pki::PrivateKey::generate().unwrap();
+        let key = PrivateKey::generate().unwrap();
         std::fs::write(file("sa.key"), key.expose_pem().as_bytes()).unwrap();
+        // The server takes its public key from a certificate.
+        let validity = Validity::starting(SystemTime::now(), Duration::from_secs(24 * 3600));
+        let issuer = "cluster.local".parse().unwrap();
+        let certificate = SigningCa::self_signed(&issuer, key, validity, Serial::new(rand::random())).unwrap();
+        std::fs::write(file("sa.pem"), certificate.roots().pem()).unwrap();
         std::fs::write(file("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
         std::fs::write(file("token"), TOKEN).unwrap();
         let (clients, peers, secure) = (port(), port(), port());
@@ -94,7 +100,7 @@ impl Cluster {
                 "--bind-address=127.0.0.1".to_owned(),
                 format!("--cert-dir={}", file("certificates")),
                 format!("--token-auth-file={}", file("tokens.csv")),
-                format!("--service-account-key-file={}", file("sa.key")),
+                format!("--service-account-key-file={}", file("sa.pem")),
                 format!("--service-account-signing-key-file={}", file("sa.key")),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
                 "--authorization-mode=AlwaysAllow".to_owned(),
