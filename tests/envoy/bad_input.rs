@@ -15,7 +15,7 @@ struct Wrong {
     named: &'static [&'static str],
 }
 
-fn wrong() -> [Wrong; 5] {
+fn wrong() -> [Wrong; 6] {
     let route =
         |name: &str, host: &str, service: &str| virtual_service("shop", name, host, service, name, &[(None, 100)]);
     [
@@ -45,6 +45,18 @@ fn wrong() -> [Wrong; 5] {
             yaml: route("usurper", "good.test", "echo-1"),
             // At a gateway the two are merged, older first; only in the mesh is one of them without effect.
             named: &[],
+        },
+        Wrong {
+            file: "two-claims.yaml",
+            yaml: in_the_mesh("first", "echo-0") + "---\n" + &in_the_mesh("second", "echo-1"),
+            named: &[
+                "IST0109",
+                "spec.hosts",
+                "shop/first",
+                "second",
+                "echo-0.shop.svc.cluster.local",
+                "merge them",
+            ],
         },
     ]
 }

@@ -4,5 +4,7 @@
 mod bad_input;
 mod canary;
 mod changes;
+mod debug;
 mod restart;
 mod scene;
+mod strangers;

@@ -118,6 +118,24 @@ impl Lateend {
         self.addresses.plaintext
     }
 
+    /// Where it serves ADS and certificates with TLS.
+    pub fn secure(&self) -> SocketAddr {
+        self.addresses.secure
+    }
+
+    /// Where it serves readiness and debug endpoints.
+    pub fn http_address(&self) -> SocketAddr {
+        self.addresses.http
+    }
+
+    /// What its port of metrics answers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn monitoring(&self, path: &str) -> Result<Answer> {
+        http::get(self.addresses.monitoring, "lateend", path).await
+    }
+
     /// What its HTTP port answers.
     ///
     /// # Errors

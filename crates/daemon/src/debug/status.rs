@@ -111,20 +111,17 @@ fn sync_status(stream: &Stream, instance: &str) -> Value {
     row
 }
 
-/// What was sent last and what was accepted last. A proxy that came back with all it should hold was sent nothing; it
-/// has the version that it came with.
+/// What was sent last and what was accepted last. A proxy may hold all that it should without having accepted the last
+/// response, or any: because it came back with it, or what it rejected is no longer wanted. It has the snapshot's version.
 fn nonces(record: &SessionRecord, one: &TypeRecord) -> (String, String) {
-    let nonce = |answered: &Option<lateen_xds::Answered>| {
-        answered
-            .as_ref()
-            .map(|answered| answered.nonce.to_string())
-            .unwrap_or_default()
-    };
-    if one.sent.is_none() && record.sync_state(&one.status.type_url) == SyncState::Synced {
+    let nonce = |answered: &Option<lateen_xds::Answered>| answered.as_ref().map(|answered| answered.nonce);
+    let (sent, acked) = (nonce(&one.sent), nonce(&one.acked));
+    if record.sync_state(&one.status.type_url) == SyncState::Synced && (sent.is_none() || sent != acked) {
         let version = record.wanted.version.to_string();
         return (version.clone(), version);
     }
-    (nonce(&one.sent), nonce(&one.acked))
+    let text = |nonce: Option<u64>| nonce.map(|nonce| nonce.to_string()).unwrap_or_default();
+    (text(sent), text(acked))
 }
 
 /// The proxy's words, as long as it refuses.

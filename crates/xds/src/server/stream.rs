@@ -17,7 +17,7 @@ use lateen_proto::value::Kind;
 use lateen_runtime::metrics::IntGauge;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Shared, trailers};
 use crate::sessions::Registered;
@@ -302,8 +302,17 @@ where
     }
 
     fn ended(&self, status: &Status) {
-        let reason = status.message();
-        tracing::info!(node = ?self.node_id(), code = ?status.code(), reason, "stream ends");
+        let (node, code, reason) = (self.node_id(), status.code(), status.message());
+        if matches!(
+            code,
+            Code::Ok | Code::Cancelled | Code::Unavailable | Code::DeadlineExceeded
+        ) {
+            tracing::info!(node, ?code, reason, "stream ends");
+            return;
+        }
+        let identity = self.peer.identity.as_ref().map(tracing::field::display);
+        let peer = self.peer.address.map(tracing::field::display);
+        tracing::warn!(node, identity, peer, ?code, reason, "stream refused");
     }
 
     fn node_id(&self) -> Option<&str> {
