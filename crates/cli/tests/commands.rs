@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use axum::extract::RawQuery;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
@@ -665,4 +665,23 @@ fn render_keeps_rejected_objects_when_told_to() {
     let v2 = "outbound|9080|v2|ratings.shop.svc.cluster.local".to_owned();
     assert!(!rendered(&[], "left-out").contains(&v2));
     assert!(rendered(&["--keep-rejected"], "kept").contains(&v2));
+}
+
+#[tokio::test]
+async fn a_token_is_presented_where_one_is_wanted() {
+    let answer = |headers: HeaderMap| async move {
+        match headers.get("authorization").map(|value| value.as_bytes()) {
+            Some(b"Bearer a.b.c") => Ok(Json(json!([]))),
+            _ => Err((StatusCode::UNAUTHORIZED, "no proof of identity\n")),
+        }
+    };
+    let router = Router::new().route("/debug/syncz", get(answer));
+    let output = against(router.clone(), &["proxy-status"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no proof of identity"), "{}", stderr(&output));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    fs::write(&file, "a.b.c\n").unwrap();
+    let output = against(router, &["proxy-status", "--token-file", file.to_str().unwrap()]).await;
+    assert_eq!(stdout(&output), "no proxy is connected\n");
 }

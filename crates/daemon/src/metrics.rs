@@ -158,19 +158,23 @@ impl IndexMetrics {
             } else {
                 "update"
             };
-            let counter = if is_registry(kind) {
-                &self.registry_events
-            } else {
-                &self.config_events
+            let counter = match class(kind) {
+                Class::Configuration => Some(&self.config_events),
+                Class::Registry => Some(&self.registry_events),
+                Class::Other => None,
             };
-            counter.with_label_values(&[type_label(kind), what]).inc();
+            if let Some(counter) = counter {
+                counter.with_label_values(&[type_label(kind), what]).inc();
+            }
             let update = match kind {
-                Kind::Service if deleted => "svcdelete",
-                Kind::Service => "svc",
-                Kind::EndpointSlice | Kind::Pod => "eds",
-                _ => "config",
+                Kind::Service if deleted => Some("svcdelete"),
+                Kind::Service => Some("svc"),
+                Kind::EndpointSlice | Kind::Pod => Some("eds"),
+                _ => (class(kind) == Class::Configuration).then_some("config"),
             };
-            self.updates.with_label_values(&[update]).inc();
+            if let Some(update) = update {
+                self.updates.with_label_values(&[update]).inc();
+            }
             triggers.insert(Trigger::of(kind));
         }
         for trigger in triggers {
@@ -205,12 +209,23 @@ fn hash(event: &Event, kind: Kind, key: Option<lateen_names::ObjectKey>) -> u64 
     hasher.finish()
 }
 
-/// What istiod's registry watches, in contrast to configuration.
-fn is_registry(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::Namespace
-    )
+/// Who of istiod's parts watches objects of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// The store of configuration: Istio's kinds, those of the Gateway API, Ingress.
+    Configuration,
+    /// The registry of services.
+    Registry,
+    /// Others, which count nothing.
+    Other,
+}
+
+fn class(kind: Kind) -> Class {
+    match kind {
+        Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::Namespace => Class::Registry,
+        Kind::Secret | Kind::ConfigMap | Kind::ServiceAccount => Class::Other,
+        _ => Class::Configuration,
+    }
 }
 
 /// Kinds as istiod's label `type` names them.

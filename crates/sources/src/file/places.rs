@@ -67,7 +67,9 @@ impl Places {
 
     /// Every directory to watch, and whether with all that is below it.
     fn directories(&self) -> BTreeMap<PathBuf, RecursiveMode> {
+        let inside = |path: &Path| self.whole.iter().any(|whole| path.starts_with(whole));
         let parents = self.entries.iter().filter_map(|entry| entry.parent());
+        let parents = parents.filter(|parent| !inside(parent));
         let mut all: BTreeMap<PathBuf, RecursiveMode> = parents
             .map(|parent| (parent.to_owned(), RecursiveMode::NonRecursive))
             .collect();
