@@ -18,6 +18,10 @@ struct Wrong {
 fn wrong() -> [Wrong; 6] {
     let route =
         |name: &str, host: &str, service: &str| virtual_service("shop", name, host, service, name, &[(None, 100)]);
+    // Both claim the host of the service echo-0, for sidecars.
+    let in_the_mesh = |name: &str, service: &str| {
+        route(name, "echo-0.shop.svc.cluster.local", service).replace("[edge/gateway]", "[mesh]")
+    };
     [
         Wrong {
             file: "malformed.yaml",

@@ -13,23 +13,6 @@ use crate::scene::{PATIENCE, Scene, scene};
 
 const PROXY: &str = "router~127.0.0.1~gateway.edge~edge.svc.cluster.local";
 
-/// An EnvoyFilter that reads well, and that Envoy refuses: there is no status 1000.
-const REFUSED: &str = "apiVersion: networking.istio.io/v1alpha3
-kind: EnvoyFilter
-metadata: {name: refused, namespace: edge}
-spec:
-  configPatches:
-    - applyTo: HTTP_FILTER
-      match: {context: GATEWAY}
-      patch:
-        operation: INSERT_FIRST
-        value:
-          name: refused
-          typed_config:
-            \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault
-            abort: {http_status: 1000, percentage: {numerator: 1}}
-";
-
 impl Scene {
     async fn debug(&self, path: &str) -> Result<Value> {
         let answer = self.lateend.http(path).await?;
@@ -249,10 +232,19 @@ async fn rejections_are_shown_as_long_as_they_last() -> Result<()> {
         let listeners = "type.googleapis.com/envoy.config.listener.v3.Listener";
         let rejects = "pilot_total_xds_rejects{type=\"lds\"}";
         ensure!(scene.metric(rejects).await? == 0.0);
-        scene.world.write("refused.yaml", &[REFUSED])?;
+        // Somebody else has the port of this one's second listener.
+        let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let port = taken.local_addr()?.port();
+        let second = lateen_testkit::world::gateway(port).replace("name: gateway,", "name: second,");
+        let route = virtual_service("shop", "second", "second.test", "echo-1", "on", &[(None, 100)])
+            .replace("edge/gateway", "edge/second");
+        scene.world.write("second.yaml", &[&second, &route])?;
         let error = |row: &Value| row["resources"][listeners]["lastError"].as_str().map(str::to_owned);
         let row = scene.row("the refusal is in syncz", |row| error(row).is_some()).await?;
-        ensure!(error(&row).is_some_and(|text| text.contains("HttpStatus")), "{row:#}");
+        ensure!(
+            error(&row).is_some_and(|text| text.contains(&port.to_string())),
+            "{row:#}"
+        );
         ensure!(scene.metric(rejects).await? >= 1.0);
         let status = scene.lateen(&["proxy-status"]).await?;
         let line = status.lines().nth(1).unwrap_or_default();
@@ -262,7 +254,7 @@ async fn rejections_are_shown_as_long_as_they_last() -> Result<()> {
         );
         ensure!(status.contains("gateway.edge rejected LDS: "), "{status}");
 
-        scene.world.remove("refused.yaml")?;
+        scene.world.remove("second.yaml")?;
         scene
             .row("the refusal is gone from syncz", |row| {
                 error(row).is_none() && synced(row)
@@ -307,13 +299,14 @@ async fn the_command_line_shows_what_envoy_holds() -> Result<()> {
                 "{source:?}: {clusters:#?}"
             );
             let port = scene.door.port();
+            let table = format!("http.{port}.127.0.0.1");
             let listeners = show(&["listener", "--port", &port.to_string()]).await?;
             ensure!(
-                listeners.get(1) == Some(&format!("127.0.0.1 {port} ALL Route: http.{port}")),
+                listeners.get(1) == Some(&format!("127.0.0.1 {port} ALL Route: {table}")),
                 "{source:?}: {listeners:#?}"
             );
-            let routes = show(&["route", "--name", &format!("http.{port}")]).await?;
-            let expected = format!("http.{port} echo.test:{port} echo.test /* echo.shop");
+            let routes = show(&["route", "--name", &table]).await?;
+            let expected = format!("{table} echo.test:{port} echo.test /* echo.shop");
             ensure!(routes.contains(&expected), "{source:?}: {routes:#?}");
             let cluster = format!("outbound|80|v1|{host}");
             let endpoints = show(&["endpoint", "--cluster", &cluster]).await?;

@@ -30,9 +30,9 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "DIRECTION", value_parser = ["inbound", "outbound", "inbound-vip"])]
     direction: Option<String>,
 
-    /// Only listeners and endpoints of this address
+    /// Only listeners and endpoints of this address; what `istioctl` calls --address
     #[arg(long, value_name = "ADDRESS")]
-    address: Option<String>,
+    ip: Option<String>,
 
     /// Only listeners of this type: HTTP, TCP, HTTP+TCP, UNKNOWN
     #[arg(long = "type", value_name = "TYPE")]
@@ -62,7 +62,7 @@ impl Filter {
         dump.routes.retain(|route| named(route));
         dump.secrets.retain(|secret| named(&secret.secret));
         dump.endpoints.retain(|assignment| named(assignment));
-        let narrows = self.address.is_some() || self.port.is_some() || self.cluster.is_some() || self.status.is_some();
+        let narrows = self.ip.is_some() || self.port.is_some() || self.cluster.is_some() || self.status.is_some();
         // With everything else, a port is that of clusters and listeners.
         if narrows && what == What::Endpoint {
             for assignment in &mut dump.endpoints {
@@ -84,7 +84,7 @@ impl Filter {
     }
 
     fn listener(&self, listener: &Value) -> bool {
-        passes(&self.address, |wanted| listener_address(listener) == wanted)
+        passes(&self.ip, |wanted| listener_address(listener) == wanted)
             && passes(&self.port, |wanted| listener_port(listener) == u64::from(*wanted))
             && passes(&self.kind, |wanted| {
                 listener_kind(listener).eq_ignore_ascii_case(wanted)
@@ -126,6 +126,6 @@ impl Filter {
         passes(&self.cluster, |wanted| cluster.eq_ignore_ascii_case(wanted))
             && passes(&self.port, |wanted| port == Some(u64::from(*wanted)))
             && passes(&self.status, |wanted| status.eq_ignore_ascii_case(wanted))
-            && passes(&self.address, at)
+            && passes(&self.ip, at)
     }
 }

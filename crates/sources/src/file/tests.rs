@@ -131,9 +131,10 @@ impl Watched {
 
 /// As `ln -sfn` does.
 fn turn(link: &Path, to: &str) {
-    let part = link.with_extension("part");
+    let part = link.with_file_name("turning");
     std::os::unix::fs::symlink(to, &part).unwrap();
     fs::rename(&part, link).unwrap();
+    assert_eq!(fs::read_link(link).unwrap(), Path::new(to));
 }
 
 #[tokio::test]
