@@ -15,9 +15,13 @@ struct Wrong {
     named: &'static [&'static str],
 }
 
-fn wrong() -> [Wrong; 5] {
+fn wrong() -> [Wrong; 6] {
     let route =
         |name: &str, host: &str, service: &str| virtual_service("shop", name, host, service, name, &[(None, 100)]);
+    // Both claim the host of the service echo-0, for sidecars.
+    let in_the_mesh = |name: &str, service: &str| {
+        route(name, "echo-0.shop.svc.cluster.local", service).replace("[edge/gateway]", "[mesh]")
+    };
     [
         Wrong {
             file: "malformed.yaml",
@@ -45,6 +49,18 @@ fn wrong() -> [Wrong; 5] {
             yaml: route("usurper", "good.test", "echo-1"),
             // At a gateway the two are merged, older first; only in the mesh is one of them without effect.
             named: &[],
+        },
+        Wrong {
+            file: "two-claims.yaml",
+            yaml: in_the_mesh("first", "echo-0") + "---\n" + &in_the_mesh("second", "echo-1"),
+            named: &[
+                "IST0109",
+                "spec.hosts",
+                "shop/first",
+                "second",
+                "echo-0.shop.svc.cluster.local",
+                "merge them",
+            ],
         },
     ]
 }

@@ -4,7 +4,9 @@
 mod bad_input;
 mod canary;
 mod changes;
+mod debug;
 mod edge;
 mod restart;
 mod samples;
 mod scene;
+mod strangers;

@@ -279,3 +279,83 @@ fn every_field_of_the_definitions_in_clusters_is_known() {
     }
     assert!(read > 40, "{read}");
 }
+
+/// Fields of messages by their name and type, as the list of MeshConfig's, ProxyConfig's and MeshNetworks' fields has
+/// them: the message's own name counts, whatever it is nested in.
+fn listed(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
+    let from = text.find("### 8.2 ").unwrap();
+    let to = text.find("### 8.5 ").unwrap();
+    let mut messages = BTreeMap::<String, Vec<(String, String)>>::new();
+    for line in text[from..to].lines() {
+        let Some((name, rest)) = line.strip_prefix("- ").and_then(|line| line.split_once(" — ")) else {
+            continue;
+        };
+        let name = name.trim_matches('`').trim_start_matches("meshNetworks ");
+        let (owner, field) = name.rsplit_once('.').unwrap();
+        let owner = match owner {
+            "meshConfig" => "MeshConfig",
+            "defaultConfig" => "ProxyConfig",
+            other => other,
+        };
+        let kind = rest.split([':', '—', '{', '[']).next().unwrap();
+        let kind = kind.split(" oneof ").next().unwrap();
+        let field = field.trim_end_matches("[]").trim_end_matches("{}");
+        messages
+            .entry(owner.to_owned())
+            .or_default()
+            .push((field.to_owned(), kind.trim().to_owned()));
+    }
+    messages
+}
+
+/// A value in which every listed field of a message is there, though it says nothing.
+fn empty(
+    messages: &BTreeMap<String, Vec<(String, String)>>,
+    owner: &str,
+    seen: &mut std::collections::BTreeSet<String>,
+    depth: usize,
+) -> Value {
+    seen.insert(owner.to_owned());
+    let value = |(field, kind): &(String, String), seen: &mut std::collections::BTreeSet<String>| {
+        let name = kind.rsplit([' ', ',', '.']).next().unwrap().trim_end_matches('>');
+        // Nested in this message, or beside it, or anywhere.
+        let outer = owner.rsplit_once('.').map_or("", |(outer, _)| outer);
+        let nested = [format!("{owner}.{name}"), format!("{outer}.{name}")];
+        let anywhere = messages.keys().find(|other| other.rsplit('.').next() == Some(name));
+        let message = nested.iter().find(|name| messages.contains_key(*name)).or(anywhere);
+        let inner = match message {
+            Some(message) if depth < 8 => empty(messages, message, seen, depth + 1),
+            _ => Value::Null,
+        };
+        let inner = match inner {
+            Value::Null => Value::Null,
+            inner if kind.starts_with("repeated") => vec![inner].into(),
+            inner if kind.starts_with("map<") => serde_json::json!({ "key": inner }),
+            inner => inner,
+        };
+        (field.clone(), inner)
+    };
+    let fields = &messages[owner];
+    Value::Object(fields.iter().map(|field| value(field, seen)).collect())
+}
+
+#[test]
+fn every_listed_field_of_the_mesh_settings_is_known() {
+    let Some(reference) = reference("every_listed_field_of_the_mesh_settings_is_known") else {
+        return;
+    };
+    let messages = listed(&fs::read_to_string(reference.join("reference/features.md")).unwrap());
+    let mut seen = std::collections::BTreeSet::new();
+    let mesh = decode_proto::<MeshConfig>(&empty(&messages, "MeshConfig", &mut seen, 0)).unwrap();
+    assert!(mesh.unknown.is_empty(), "{:?}", mesh.unknown);
+    let networks = decode_proto::<MeshNetworks>(&empty(&messages, "MeshNetworks", &mut seen, 0)).unwrap();
+    assert!(networks.unknown.is_empty(), "{:?}", networks.unknown);
+    let missed: Vec<&String> = messages.keys().filter(|name| !seen.contains(*name)).collect();
+    println!(
+        "{} fields of {} messages, not reached: {missed:?}",
+        messages.values().map(Vec::len).sum::<usize>(),
+        messages.len()
+    );
+    assert!(missed.len() <= 2, "{missed:?}");
+    assert!(seen.len() > 60, "{seen:?}");
+}

@@ -12,6 +12,7 @@ use serde_json::Value;
 pub(crate) enum Format {
     /// For people
     #[default]
+    #[value(alias = "short")]
     Table,
     /// JSON
     Json,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use axum::extract::RawQuery;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
@@ -20,6 +20,7 @@ fn lateen(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lateen"))
         .args(arguments)
         .env_remove("LATEEN_ADDRESS")
+        .env_remove("LATEEN_TOKEN_FILE")
         .env_remove("LATEEN_DATA_DIR")
         .output()
         .unwrap()
@@ -57,10 +58,11 @@ fn syncz() -> Router {
         "proxy": "sidecar~10.0.0.1~ratings-1.shop~shop.svc.cluster.local",
         "proxy_type": "sidecar",
         "istio_version": "1.32.0",
-        "settled": true,
+        "istiod": "istiod-1",
+        "settled": 3,
         "resources": {
-            "type.googleapis.com/envoy.config.cluster.v3.Cluster": {"sent": "a", "acked": "a", "last_error": null},
-            "type.googleapis.com/envoy.config.listener.v3.Listener": {"sent": "b", "acked": "", "last_error": "no such filter"},
+            "type.googleapis.com/envoy.config.cluster.v3.Cluster": {"sent": "a", "acked": "a"},
+            "type.googleapis.com/envoy.config.listener.v3.Listener": {"sent": "b", "lastError": "no such filter"},
         },
     }]);
     Router::new().route("/debug/syncz", get(move || async move { Json(answer) }))
@@ -81,12 +83,12 @@ async fn proxy_status_in_every_format() {
         [
             "ratings-1.shop",
             "Kubernetes",
-            "sidecar",
             "SYNCED",
-            "REJECTED",
-            "NOT SENT",
-            "NOT SENT",
-            "NOT SENT",
+            "ERROR",
+            "IGNORED",
+            "IGNORED",
+            "IGNORED",
+            "istiod-1",
             "1.32.0"
         ]
     );
@@ -95,6 +97,7 @@ async fn proxy_status_in_every_format() {
     let rows = json_of(&against(syncz(), &["ps", "ratings-1.shop", "-o", "json"]).await);
     assert_eq!(rows[0]["status"]["cds"], "SYNCED");
     assert_eq!(rows[0]["errors"]["LDS"], "no such filter");
+    assert_eq!(rows[0]["settled"], 3);
     let rows: Value = serde_yaml::from_str(&stdout(&against(syncz(), &["ps", "-o", "yaml"]).await)).unwrap();
     assert_eq!(rows[0]["proxy"], "ratings-1.shop");
 }
@@ -118,7 +121,11 @@ async fn what_the_control_plane_says_to_a_bad_question_is_shown() {
     let router = Router::new().route("/debug/config_dump", get(answer));
     let output = against(router, &["proxy-config", "cluster", "a-1.shop"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(stderr(&output), "lateen: no proxy for proxyID=a-1.shop\n");
+    let said = stderr(&output);
+    assert!(
+        said.contains("a-1.shop") && said.contains("no proxy for proxyID=a-1.shop"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -148,7 +155,13 @@ fn dumps() -> [Value; 2] {
         {
             "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
             "dynamic_active_clusters": [
-                {"cluster": {"name": "outbound|9080|v1|ratings.shop.svc.cluster.local", "type": "EDS"}},
+                {"cluster": {
+                    "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+                    "name": "outbound|9080|v1|ratings.shop.svc.cluster.local", "type": "EDS", "connectTimeout": "5s",
+                    "metadata": {"filterMetadata": {"istio": {
+                        "config": "/apis/networking.istio.io/v1/namespaces/shop/destination-rule/ratings",
+                    }}},
+                }},
                 {"cluster": {"name": "PassthroughCluster", "type": "ORIGINAL_DST"}},
             ],
         },
@@ -176,9 +189,12 @@ fn dumps() -> [Value; 2] {
             "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
             "dynamic_route_configs": [{"route_config": {"name": "9080", "virtualHosts": [{
                 "name": "ratings:9080",
-                "domains": ["ratings", "ratings.shop"],
+                "domains": ["ratings", "ratings:9080", "ratings.shop", "ratings.shop.svc", "ratings.shop.svc.cluster.local"],
                 "routes": [{
                     "match": {"prefix": "/api", "headers": [{"name": "end-user"}]},
+                    "metadata": {"filterMetadata": {"istio": {
+                        "config": "/apis/networking.istio.io/v1/namespaces/shop/virtual-service/ratings",
+                    }}},
                     "route": {"weightedClusters": {"clusters": [{"name": "v1", "weight": 90}, {"name": "v2", "weight": 10}]}},
                 }],
             }]}}],
@@ -206,6 +222,8 @@ fn dumps() -> [Value; 2] {
     ]});
     let mut text = camel.to_string();
     for (from, to) in [
+        ("connectTimeout", "connect_timeout"),
+        ("filterMetadata", "filter_metadata"),
         ("socketAddress", "socket_address"),
         ("portValue", "port_value"),
         ("filterChains", "filter_chains"),
@@ -247,28 +265,28 @@ fn proxy_config_shows_dumps_of_both_kinds() {
         assert_eq!(
             show("cluster"),
             [
-                "ratings.shop.svc.cluster.local 9080 v1 outbound EDS",
-                "PassthroughCluster - - - ORIGINAL_DST"
+                "PassthroughCluster - - - ORIGINAL_DST",
+                "ratings.shop.svc.cluster.local 9080 v1 outbound EDS ratings.shop",
             ]
         );
         assert_eq!(
             show("listener"),
             [
-                "virtualInbound 0.0.0.0 15006 Port: 9080; Trans: tls Route: 9080",
-                "virtualInbound 0.0.0.0 15006 ALL Cluster: InboundPassthroughCluster",
+                "0.0.0.0 15006 Trans: tls; Addr: *:9080 Route: 9080",
+                "0.0.0.0 15006 ALL InboundPassthroughCluster",
             ]
         );
         assert_eq!(
             show("route"),
-            ["9080 ratings:9080 ratings + 1 more /api* headers: end-user Clusters: v1=90, v2=10"]
+            ["9080 ratings:9080 ratings, ratings.shop /api* ratings.shop"]
         );
         assert_eq!(
             show("endpoint"),
-            ["[fd00::1]:9080 UNHEALTHY r1/z1 0 1 outbound|9080|v1|ratings.shop.svc.cluster.local"]
+            ["[fd00::1]:9080 UNHEALTHY r1/z1 outbound|9080|v1|ratings.shop.svc.cluster.local"]
         );
         let secrets = show("secret");
         assert!(secrets[0].starts_with("default Cert Chain ACTIVE true "), "{secrets:?}");
-        assert!(secrets[1].starts_with("kubernetes://late - WARMING - "), "{secrets:?}");
+        assert!(secrets[1].starts_with("kubernetes://late WARMING false"), "{secrets:?}");
 
         let all = stdout(&lateen(&["proxy-config", "all", "-f", path]));
         for part in [
@@ -296,7 +314,83 @@ fn proxy_config_shows_dumps_of_both_kinds() {
             "json",
         ]));
         assert_eq!(one.as_array().unwrap().len(), 1);
+        // Whatever the dump's spelling was, JSON is proto-JSON.
+        assert_eq!(one[0]["connectTimeout"], "5s");
     }
+}
+
+#[test]
+fn proxy_config_takes_istioctls_filters() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dump.json");
+    fs::write(&path, dumps()[1].to_string()).unwrap();
+    let lines = |arguments: &str| {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let text = stdout(&lateen(
+            &[&["pc"], &arguments[..], &["-f", path.to_str().unwrap()]].concat(),
+        ));
+        text.lines().count() - 1
+    };
+    for (arguments, expected) in [
+        ("cluster", 2),
+        ("cluster --fqdn ratings", 1),
+        ("cluster --port 9080", 1),
+        ("cluster --port 80", 0),
+        ("cluster --subset v1 --direction outbound", 1),
+        ("cluster --direction inbound", 0),
+        ("listener --port 15006", 2),
+        ("listener --port 15006 --verbose=false -o short", 1),
+        ("listener --type HTTP+TCP", 2),
+        ("listener --type tcp", 0),
+        ("listener --ip 0.0.0.0", 2),
+        ("route --name 9080 --verbose=false", 1),
+        ("endpoint --status unhealthy", 1),
+        ("endpoint --status healthy", 0),
+        ("endpoint --ip fd00::1 --port 9080", 1),
+        ("endpoint --ip [fd00::1]:9080", 1),
+        ("endpoint --cluster outbound|9080|v1|ratings.shop.svc.cluster.local", 1),
+        ("endpoint --cluster other", 0),
+    ] {
+        assert_eq!(lines(arguments), expected, "{arguments}");
+    }
+}
+
+#[tokio::test]
+async fn proxies_are_named_as_for_istioctl() {
+    for arguments in [&["a-1.shop"][..], &["pod/a-1.shop"], &["a-1", "-n", "shop"]] {
+        let echo = |RawQuery(query): RawQuery| async move { (StatusCode::NOT_FOUND, query.unwrap()) };
+        let router = Router::new().route("/debug/config_dump", get(echo));
+        let output = against(router, &[&["pc", "all"][..], arguments].concat()).await;
+        assert!(
+            stderr(&output).contains("proxyID=a-1.shop&"),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+    let output = lateen(&["pc", "all", "deployment/a"]);
+    assert!(
+        stderr(&output).contains("a deployment is no proxy"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[tokio::test]
+async fn proxy_status_of_one_proxy_compares_what_envoy_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("envoy.json");
+    let [wanted, held] = dumps();
+    let held = held
+        .to_string()
+        .replace("\"connect_timeout\":\"5s\"", "\"connect_timeout\":\"6s\"");
+    fs::write(&path, held).unwrap();
+    let router = syncz().route("/debug/config_dump", get(move || async move { Json(wanted) }));
+    let output = against(router, &["ps", "ratings-1.shop", "--file", path.to_str().unwrap()]).await;
+    let text = stdout(&output);
+    assert!(
+        text.contains("Clusters Don't Match\n  outbound|9080|v1|ratings.shop.svc.cluster.local differs\n"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -571,4 +665,23 @@ fn render_keeps_rejected_objects_when_told_to() {
     let v2 = "outbound|9080|v2|ratings.shop.svc.cluster.local".to_owned();
     assert!(!rendered(&[], "left-out").contains(&v2));
     assert!(rendered(&["--keep-rejected"], "kept").contains(&v2));
+}
+
+#[tokio::test]
+async fn a_token_is_presented_where_one_is_wanted() {
+    let answer = |headers: HeaderMap| async move {
+        match headers.get("authorization").map(|value| value.as_bytes()) {
+            Some(b"Bearer a.b.c") => Ok(Json(json!([]))),
+            _ => Err((StatusCode::UNAUTHORIZED, "no proof of identity\n")),
+        }
+    };
+    let router = Router::new().route("/debug/syncz", get(answer));
+    let output = against(router.clone(), &["proxy-status"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no proof of identity"), "{}", stderr(&output));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    fs::write(&file, "a.b.c\n").unwrap();
+    let output = against(router, &["proxy-status", "--token-file", file.to_str().unwrap()]).await;
+    assert_eq!(stdout(&output), "no proxy is connected\n");
 }

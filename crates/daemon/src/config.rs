@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use lateen_names::{Namespace, TrustDomain};
 
 /// The control plane of a service mesh of stock Envoys.
@@ -129,6 +129,29 @@ pub(crate) struct Config {
         hide_default_value = true
     )]
     pub compliance_policy: String,
+    /// Whether debug endpoints are served over HTTP.
+    #[arg(long, value_name = "BOOL", env = "ENABLE_DEBUG_ON_HTTP", default_value = "true", action = ArgAction::Set)]
+    pub debug_on_http: bool,
+
+    /// Whether, of callers from other machines, only identities of this process' namespace see all of the debug
+    /// endpoints, and others only what concerns their own namespace.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "ENABLE_DEBUG_ENDPOINT_AUTH",
+        default_value = "true",
+        action = ArgAction::Set
+    )]
+    pub debug_by_namespace: bool,
+
+    /// Further namespaces whose identities see all of the debug endpoints.
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES",
+        value_delimiter = ','
+    )]
+    pub debug_namespaces: Vec<String>,
 
     /// How long connections may go on after SIGTERM.
     #[arg(long, value_name = "DURATION", env = "LATEEN_GRACE", default_value = "5s", value_parser = duration)]

@@ -3,8 +3,10 @@
 mod config;
 mod debug;
 mod listen;
+mod metrics;
 mod pipeline;
 mod trust;
+mod version;
 mod webhooks;
 
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use axum::routing::get;
 use clap::Parser as _;
 use lateen_ca::CertificateService;
 use lateen_distribute::{Distributor, ProgressMetrics};
@@ -24,7 +27,9 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use crate::config::{Config, LogFormat};
+use crate::debug::{Access, Debug, Steering};
 use crate::listen::Security;
+use crate::trust::Trust;
 
 /// More than any agent's request.
 const CA_REQUEST_LIMIT: usize = 64 * 1024;
@@ -53,11 +58,12 @@ async fn run(config: Config) -> Result<()> {
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();
     metrics.add_process()?;
+    metrics::process(&metrics)?;
     let (supervisor, failures) = Supervisor::new();
     let readiness = Readiness::new();
 
     let trust = trust::open(&config, &metrics, &supervisor)?;
-    let pipeline = pipeline::start(&config, &supervisor, &readiness)?;
+    let pipeline = pipeline::start(&config, &supervisor, &readiness, &metrics)?;
     let distributor = Distributor::new(
         pipeline.snapshots.clone(),
         Box::new(|node, snapshot| {
@@ -68,15 +74,27 @@ async fn run(config: Config) -> Result<()> {
     supervisor.spawn("distribute", distributor.clone().run());
 
     let sessions = Sessions::new();
+    let instance = instance(&config);
     let settings = Settings {
-        identifier: identifier(&config),
+        identifier: version::control_plane(&instance).to_string(),
         ..Settings::default()
     };
     let xds_metrics = XdsMetrics::new(&metrics)?;
+    let debug = Debug {
+        distributor: distributor.clone(),
+        sessions: sessions.clone(),
+        snapshots: pipeline.snapshots,
+        objects: pipeline.objects,
+        access: Arc::new(access(&config, &trust)),
+        instance: instance.into(),
+    };
     let ads = AdsService::new(
-        distributor.clone(),
+        Steering {
+            distributor,
+            debug: debug.clone(),
+        },
         settings,
-        sessions.clone(),
+        sessions,
         xds_metrics,
         supervisor.drain(),
     );
@@ -85,12 +103,6 @@ async fn run(config: Config) -> Result<()> {
         .max_decoding_message_size(CA_REQUEST_LIMIT);
 
     let webhooks = webhooks::router(pipeline.injection.clone(), &metrics)?;
-    let debug = debug::Debug {
-        distributor,
-        sessions,
-        snapshots: pipeline.snapshots,
-        objects: pipeline.objects,
-    };
     let admin = Admin {
         readiness,
         metrics,
@@ -124,10 +136,11 @@ async fn run(config: Config) -> Result<()> {
         "webhooks",
         listen::serve_https(https, tls, router.clone().merge(webhooks), supervisor.drain()),
     );
-    supervisor.spawn(
-        "http",
-        admin::serve(http, router.clone().merge(debug.router()), supervisor.drain()),
-    );
+    let mut router = router.route("/version", get(|| async { version::line() }));
+    if config.debug_on_http {
+        router = router.merge(debug.router());
+    }
+    supervisor.spawn("http", admin::serve(http, router.clone(), supervisor.drain()));
     supervisor.spawn("monitoring", admin::serve(monitoring, router, supervisor.drain()));
 
     tracing::info!(
@@ -141,11 +154,21 @@ async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-fn identifier(config: &Config) -> String {
+/// The name of this instance among those of the mesh: that of its pod.
+fn instance(config: &Config) -> String {
     let host = std::env::var("POD_NAME")
         .or_else(|_| std::env::var("HOSTNAME"))
         .unwrap_or_else(|_| "lateend".to_owned());
     format!("{host}.{}", config.namespace)
+}
+
+fn access(config: &Config, trust: &Trust) -> Access {
+    Access {
+        authenticator: Arc::clone(&trust.authenticator),
+        system_namespace: config.namespace.clone(),
+        namespaces: config.debug_namespaces.iter().cloned().collect(),
+        by_namespace: config.debug_by_namespace,
+    }
 }
 
 /// Everything that is listened on.

@@ -1,6 +1,7 @@
 //! From sources to snapshots: one task owns the index.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use lateen_injector::InjectionSettings;
@@ -8,12 +9,14 @@ use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
 use lateen_lower::{Event, Index, Object};
 use lateen_model::{Diagnostic, Snapshot};
+use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
-use lateen_sources::file::{FileSource, Problem, Update, watch as watch_files};
+use lateen_sources::file::{FileSource, Problem, Severity, Update, watch as watch_files};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::metrics::IndexMetrics;
 use crate::webhooks::Injection;
 
 /// Batches that may wait for the index; a source that is ahead of it waits.
@@ -33,15 +36,22 @@ pub(crate) struct Pipeline {
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     objects: Vec<Arc<Object>>,
+    /// MeshConfig, with its defaults.
+    pub mesh: Value,
     /// What users should know of the objects, each by itself and all together.
     pub findings: Vec<Diagnostic>,
     problems: Vec<Problem>,
 }
 
 impl Objects {
-    /// The objects, as `istioctl` reads them: each with `kind` and the rest of what the user wrote.
+    /// The configuration objects, each with `kind` and the rest of what the user wrote. Those of Istio's groups and of
+    /// the Gateway API; never Secrets.
     pub(crate) fn as_json(&self) -> Value {
-        Value::Array(self.objects.iter().map(|object| object.to_json()).collect())
+        let configuration = self.objects.iter().filter(|object| {
+            let group = object.kind().group();
+            group.ends_with(".istio.io") || group == "gateway.networking.k8s.io"
+        });
+        Value::Array(configuration.map(|object| object.to_json()).collect())
     }
 
     /// What is wrong with files.
@@ -51,7 +61,12 @@ impl Objects {
 }
 
 /// Starts the sources and the index.
-pub(crate) fn start(config: &Config, supervisor: &Supervisor, readiness: &Readiness) -> Result<Pipeline> {
+pub(crate) fn start(
+    config: &Config,
+    supervisor: &Supervisor,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> Result<Pipeline> {
     for path in &config.config {
         if !path.exists() {
             bail!("--config {}: no such file or directory", path.display());
@@ -71,6 +86,7 @@ pub(crate) fn start(config: &Config, supervisor: &Supervisor, readiness: &Readin
         injection,
         snapshots,
         objects,
+        metrics: IndexMetrics::new(metrics)?,
     };
     supervisor.spawn("index", owner.run(arriving, synced, supervisor.drain()));
     Ok(Pipeline {
@@ -102,6 +118,7 @@ struct Owner {
     injection: Injection,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     objects: watch::Sender<Arc<Objects>>,
+    metrics: IndexMetrics,
 }
 
 impl Owner {
@@ -121,19 +138,23 @@ impl Owner {
             else {
                 bail!("the file source ended");
             };
+            let since = Instant::now();
             while let Ok(next) = arriving.try_recv() {
                 events.extend(next.events);
                 problems = next.problems;
             }
-            self = tokio::task::spawn_blocking(move || self.apply(events, problems)).await?;
+            self = tokio::task::spawn_blocking(move || self.apply(events, problems, since)).await?;
             drop(synced.take());
         }
     }
 
-    fn apply(mut self, events: Vec<Event>, problems: Vec<Problem>) -> Self {
+    fn apply(mut self, events: Vec<Event>, problems: Vec<Problem>, since: Instant) -> Self {
+        self.metrics.received(&events);
         self.injection.observe(&events);
+        let begun = Instant::now();
         self.index.apply(events);
         let snapshot = self.index.publish();
+        let took = begun.elapsed();
         self.injection.publish(self.index.mesh_config(), self.index.objects());
         let objects = self
             .index
@@ -148,8 +169,12 @@ impl Owner {
         for finding in findings.iter().filter(|finding| !known.findings.contains(finding)) {
             tracing::warn!(%finding, "configuration");
         }
+        let broken = problems.iter().filter(|problem| problem.severity == Severity::Error);
+        self.metrics
+            .published(&snapshot, &findings, broken.count(), since.elapsed(), took);
         self.objects.send_replace(Arc::new(Objects {
             objects,
+            mesh: serde_json::to_value(self.index.mesh_config()).unwrap_or_default(),
             findings,
             problems,
         }));

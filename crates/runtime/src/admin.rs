@@ -1,12 +1,15 @@
 //! The HTTP port for people and machines that look after the process: readiness, liveness, metrics.
 
 use std::io;
+use std::net::SocketAddr;
 
 use axum::Router;
 use axum::extract::State;
+use axum::extract::connect_info::Connected;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use tokio::net::TcpListener;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
@@ -35,13 +38,40 @@ impl Admin {
     }
 }
 
+/// The connection that a request came on. [`serve`] gives it to handlers as axum's `ConnectInfo<Link>`.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Where the caller is.
+    pub peer: SocketAddr,
+    /// The address that it connected to, where the system tells.
+    pub local: Option<SocketAddr>,
+}
+
+impl Link {
+    /// Whether the caller is on this machine (in Kubernetes: in this pod), as whoever forwards a port to it is.
+    pub fn is_local(&self) -> bool {
+        let peer = self.peer.ip().to_canonical();
+        peer.is_loopback() || self.local.is_some_and(|local| local.ip().to_canonical() == peer)
+    }
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Link {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self {
+            peer: *stream.remote_addr(),
+            local: stream.io().local_addr().ok(),
+        }
+    }
+}
+
 /// Serves `router` until the drain begins, lets requests in flight end, and returns when they have or the grace is
 /// used up.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, router: Router, drain: Drain) -> io::Result<()> {
-    let server = axum::serve(listener, router).with_graceful_shutdown(drain.started_owned());
+    let service = router.into_make_service_with_connect_info::<Link>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(drain.started_owned());
     tokio::select! {
         ended = server => ended,
         () = drain.expired() => Ok(()),
@@ -84,6 +114,18 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    #[test]
+    fn callers_on_this_machine_are_known() {
+        let link = |peer: &str, local: &str| Link {
+            peer: peer.parse().unwrap(),
+            local: Some(local.parse().unwrap()),
+        };
+        assert!(link("127.0.0.9:1", "127.0.0.1:2").is_local());
+        assert!(link("[::ffff:127.0.0.1]:1", "[::]:2").is_local());
+        assert!(link("10.0.0.1:1", "[::ffff:10.0.0.1]:2").is_local());
+        assert!(!link("10.0.0.2:1", "10.0.0.1:2").is_local());
     }
 
     #[tokio::test]

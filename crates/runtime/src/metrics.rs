@@ -3,6 +3,7 @@
 //! The registry is the `prometheus` crate's, not `prometheus-client`'s: the latter adds `_total` to every counter, and
 //! most of istiod's counters do not end in it.
 
+mod computed;
 mod process;
 
 use std::sync::Arc;
@@ -109,6 +110,19 @@ impl Metrics {
         )?)
     }
 
+    /// A number that is worked out when it is asked for.
+    ///
+    /// # Errors
+    /// See [`Metrics`].
+    pub fn computed(
+        &self,
+        name: &str,
+        help: &str,
+        value: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        self.collect(computed::Computed::new(name, help, Box::new(value))?)
+    }
+
     /// Adds any collector, for values that are looked up when they are asked for.
     ///
     /// # Errors
@@ -151,6 +165,16 @@ mod tests {
             metrics.gauge("pilot_xds_pushes", "Again."),
             Err(Error::AlreadyReg)
         ));
+    }
+
+    #[test]
+    fn computed_numbers_are_worked_out_when_asked_for() {
+        let metrics = Metrics::new();
+        let asked = std::sync::atomic::AtomicU32::new(0);
+        let count = move || f64::from(asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
+        metrics.computed("asked", "Times asked.", count).unwrap();
+        assert!(metrics.encode().unwrap().contains("asked 1\n"));
+        assert!(metrics.encode().unwrap().contains("asked 2\n"));
     }
 
     #[test]

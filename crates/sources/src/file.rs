@@ -10,6 +10,7 @@
 //! the given directory (so mounted ConfigMaps work), never beyond.
 
 mod parse;
+mod places;
 mod tree;
 mod watch;
 

@@ -65,6 +65,11 @@ impl Envoy {
         Ok(Self { process, admin })
     }
 
+    /// Where its admin port is.
+    pub fn address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// What its admin port says.
     ///
     /// # Errors
@@ -132,6 +137,7 @@ fn bootstrap(ads: SocketAddr) -> Value {
                 "NAME": "gateway", "NAMESPACE": GATEWAY_NAMESPACE, "CLUSTER_ID": "Kubernetes",
                 "INSTANCE_IPS": Ipv4Addr::LOCALHOST.to_string(), "SERVICE_ACCOUNT": "gateway",
                 "LABELS": {"istio": GATEWAY_LABEL, "app": "gateway"}, "WORKLOAD_NAME": "gateway", "MESH_ID": "cluster.local",
+                "ISTIO_VERSION": "1.32.0",
             },
         },
         "admin": {"address": {"socket_address": {"address": Ipv4Addr::LOCALHOST.to_string(), "port_value": 0}}},

@@ -123,6 +123,19 @@ impl Lateend {
         self.addresses.secure
     }
 
+    /// Where it serves readiness and debug endpoints.
+    pub fn http_address(&self) -> SocketAddr {
+        self.addresses.http
+    }
+
+    /// What its port of metrics answers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn monitoring(&self, path: &str) -> Result<Answer> {
+        http::get(self.addresses.monitoring, "lateend", path).await
+    }
+
     /// What its HTTP port answers.
     ///
     /// # Errors

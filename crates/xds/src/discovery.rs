@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lateen_names::SpiffeId;
+use lateen_proto::Any;
 use lateen_proto::envoy::config::core::v3::Node;
 use tokio::sync::watch;
 use tonic::Status;
@@ -31,6 +32,37 @@ pub trait Discovery: Send + Sync + 'static {
     /// # Errors
     /// The stream ends with the [`Refusal`]'s status.
     fn connect(&self, node: Node, peer: &Peer) -> impl Future<Output = Result<Self::Subscription, Refusal>> + Send;
+
+    /// Answers a question about the control plane itself: what `istioctl` asks over a stream of its own, by types that
+    /// begin with [`QUESTIONS`](crate::QUESTIONS). Called for every such request that is not an acknowledgement.
+    ///
+    /// # Errors
+    /// The stream ends with the [`Refusal`]'s status. Without an implementation there are no such questions.
+    fn inspect(&self, question: Question, peer: &Peer) -> impl Future<Output = Result<Vec<NamedAny>, Refusal>> + Send {
+        let _ = peer;
+        std::future::ready(Err(Refusal::BadQuestion(format!(
+            "nothing is known of `{}`",
+            question.type_url
+        ))))
+    }
+}
+
+/// A question about the control plane itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// What is asked, e.g. `istio.io/debug/syncz`.
+    pub type_url: String,
+    /// About what, e.g. a proxy.
+    pub names: Vec<String>,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedAny {
+    /// Its name; may be empty.
+    pub name: String,
+    /// Its content.
+    pub body: Any,
 }
 
 /// One stream's view of what it should hold. Dropped when the stream ends.
@@ -57,6 +89,9 @@ pub enum Refusal {
     /// Not now: the proxy tries again.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// The question makes no sense.
+    #[error("question: {0}")]
+    BadQuestion(String),
 }
 
 /// What happened on a stream.
@@ -129,7 +164,7 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
-            Refusal::BadNode(_) => Self::invalid_argument(text),
+            Refusal::BadNode(_) | Refusal::BadQuestion(_) => Self::invalid_argument(text),
             Refusal::Unauthenticated(_) => Self::unauthenticated(text),
             Refusal::Denied(_) => Self::permission_denied(text),
             Refusal::Unavailable(_) => Self::unavailable(text),

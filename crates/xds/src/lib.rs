@@ -17,7 +17,7 @@ pub use client::{AdsClient, ClientResource, ClientState, ClientType, Update};
 /// What a proxy says of itself.
 pub use lateen_proto::envoy::config::core::v3::Node;
 
-pub use discovery::{Discovery, Event, Peer, Refusal, ResponseId, Subscription};
+pub use discovery::{Discovery, Event, NamedAny, Peer, Question, Refusal, ResponseId, Subscription};
 pub use metrics::XdsMetrics;
 pub use resource::{Difference, Resource, ResourceSet, Wanted};
 pub use server::{AdsService, ResponseBody, Settings};

@@ -159,6 +159,8 @@ impl SessionRecord {
             None if self.settled.is_some() && of.status.subscribed > 0 => SyncState::Synced,
             None => SyncState::NotSent,
             sent if sent == acked => SyncState::Synced,
+            // What it rejected is no longer wanted, and it had the rest before.
+            sent if sent == rejected && self.settled >= Some(self.wanted.snapshot) => SyncState::Synced,
             sent if sent == rejected => SyncState::Error,
             Some(_) => SyncState::Stale,
         }

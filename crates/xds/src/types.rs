@@ -21,6 +21,9 @@ pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTa
 /// The agent's proxy configuration (PCDS).
 pub const PROXY_CONFIG: &str = "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig";
 
+/// Types that begin so are questions about the control plane itself, which `istioctl` asks.
+pub const QUESTIONS: &str = "istio.io/debug";
+
 /// The rules of one type of resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::What;
+use super::tables::{listener_address, listener_port, parts};
 
-/// The resources of a dump, those that are in force before those that are not yet.
+/// The resources of a dump, in proto-JSON whatever the dump was written in.
 #[derive(Debug, Default)]
-pub(super) struct Dump {
-    pub(super) clusters: Vec<Value>,
-    pub(super) listeners: Vec<Value>,
-    pub(super) routes: Vec<Value>,
+pub(crate) struct Dump {
+    pub(crate) clusters: Vec<Value>,
+    pub(crate) listeners: Vec<Value>,
+    pub(crate) routes: Vec<Value>,
     pub(super) endpoints: Vec<Value>,
     pub(super) secrets: Vec<Secret>,
 }
@@ -27,7 +28,7 @@ pub(super) struct Secret {
 
 impl Dump {
     /// Reads a dump.
-    pub(super) fn read(document: &Value) -> Result<Self> {
+    pub(crate) fn read(document: &Value) -> Result<Self> {
         let Some(configs) = document.get("configs").and_then(Value::as_array) else {
             bail!("this is no configuration dump: it has no list `configs`, as Envoy's /config_dump has");
         };
@@ -35,40 +36,44 @@ impl Dump {
         for config in configs {
             let url = config["@type"].as_str().unwrap_or_default();
             let lists = |keys: &[&str], inner: &str| -> Vec<Value> {
-                let entries = keys.iter().filter_map(|key| config.get(*key)?.as_array()).flatten();
-                entries.filter_map(|entry| field(entry, inner).cloned()).collect()
+                let entries = keys.iter().filter_map(|key| field(config, key)?.as_array()).flatten();
+                entries.filter_map(|entry| field(entry, inner)).map(canonical).collect()
             };
             match url.rsplit('.').next().unwrap_or_default() {
                 "ClustersConfigDump" => {
-                    let keys = ["static_clusters", "dynamic_active_clusters", "dynamic_warming_clusters"];
+                    let keys = ["staticClusters", "dynamicActiveClusters", "dynamicWarmingClusters"];
                     dump.clusters.extend(lists(&keys, "cluster"));
                 }
                 "ListenersConfigDump" => {
-                    dump.listeners.extend(lists(&["static_listeners"], "listener"));
-                    for state in ["active_state", "warming_state"] {
-                        let states = lists(&["dynamic_listeners"], state);
-                        dump.listeners
-                            .extend(states.iter().filter_map(|state| field(state, "listener").cloned()));
+                    dump.listeners.extend(lists(&["staticListeners"], "listener"));
+                    for state in ["activeState", "warmingState"] {
+                        let states = lists(&["dynamicListeners"], state);
+                        dump.listeners.extend(
+                            states
+                                .iter()
+                                .filter_map(|state| field(state, "listener"))
+                                .map(canonical),
+                        );
                     }
                 }
                 "RoutesConfigDump" => {
                     dump.routes
-                        .extend(lists(&["static_route_configs", "dynamic_route_configs"], "routeConfig"));
+                        .extend(lists(&["staticRouteConfigs", "dynamicRouteConfigs"], "routeConfig"));
                 }
                 "EndpointsConfigDump" => {
                     dump.endpoints.extend(lists(
-                        &["static_endpoint_configs", "dynamic_endpoint_configs"],
+                        &["staticEndpointConfigs", "dynamicEndpointConfigs"],
                         "endpointConfig",
                     ));
                 }
                 "SecretsConfigDump" => {
                     let states = [
-                        ("static_secrets", "ACTIVE"),
-                        ("dynamic_active_secrets", "ACTIVE"),
-                        ("dynamic_warming_secrets", "WARMING"),
+                        ("staticSecrets", "ACTIVE"),
+                        ("dynamicActiveSecrets", "ACTIVE"),
+                        ("dynamicWarmingSecrets", "WARMING"),
                     ];
                     for (key, state) in states {
-                        let entries = config.get(key).and_then(Value::as_array).into_iter().flatten();
+                        let entries = field(config, key).and_then(Value::as_array).into_iter().flatten();
                         dump.secrets.extend(entries.map(|entry| Secret {
                             secret: secret(entry),
                             state,
@@ -87,17 +92,24 @@ impl Dump {
         Ok(dump)
     }
 
-    /// Drops what is not of the name's kind.
-    pub(super) fn retain(&mut self, part: &str) {
-        for list in [
-            &mut self.clusters,
-            &mut self.listeners,
-            &mut self.routes,
-            &mut self.endpoints,
-        ] {
-            list.retain(|resource| name(resource).contains(part));
-        }
-        self.secrets.retain(|secret| name(&secret.secret).contains(part));
+    /// Sorts as `istioctl` does: clusters by service, subset and port, listeners by port and address, tables by name,
+    /// numbers first.
+    pub(super) fn sort(&mut self) {
+        let by_service = |resource: &Value| {
+            let (service, port, subset, direction) = parts(name(resource));
+            let port: u32 = port.parse().unwrap_or_default();
+            (service.to_owned(), subset.to_owned(), port, direction.to_owned())
+        };
+        self.clusters.sort_by_cached_key(by_service);
+        self.endpoints.sort_by_cached_key(by_service);
+        self.listeners.sort_by_cached_key(|listener| {
+            let address = listener_address(listener).to_owned();
+            (listener_port(listener), address, name(listener).to_owned())
+        });
+        self.routes.sort_by_cached_key(|table| {
+            let number = name(table).parse::<u16>().ok();
+            (number.is_none(), number, name(table).to_owned())
+        });
     }
 
     /// The resources of a kind, as they are.
@@ -110,6 +122,21 @@ impl Dump {
             What::Secret | What::All => self.secrets.iter().map(|secret| secret.secret.clone()).collect(),
         }
     }
+}
+
+/// A resource in proto-JSON: Envoy writes the names of the .proto files. As it is, where it has parts that are unknown here.
+fn canonical(resource: &Value) -> Value {
+    let Some(url) = resource["@type"].as_str() else {
+        return resource.clone();
+    };
+    let mut body = resource.clone();
+    if let Some(fields) = body.as_object_mut() {
+        fields.remove("@type");
+    }
+    let kind = url.rsplit('/').next().unwrap_or_default();
+    lateen_proto::any_from_json(kind, &body)
+        .and_then(|any| lateen_proto::any_to_json(&any))
+        .unwrap_or_else(|_| resource.clone())
 }
 
 /// The secret of an entry without what nobody should see. Envoy blanks keys out itself; here nothing is left to that.
@@ -141,7 +168,7 @@ fn secret(entry: &Value) -> Value {
 }
 
 /// The name of a resource.
-pub(super) fn name(resource: &Value) -> &str {
+pub(crate) fn name(resource: &Value) -> &str {
     let name = field(resource, "name").or_else(|| field(resource, "clusterName"));
     name.and_then(Value::as_str).unwrap_or_default()
 }

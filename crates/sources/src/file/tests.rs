@@ -97,33 +97,128 @@ fn of_two_definitions_the_last_counts_and_is_reported() {
     assert!(source.problems()[0].to_string().contains("a.yaml"));
 }
 
+/// A watch, and what comes out of it.
+struct Watched {
+    updates: mpsc::Receiver<Update>,
+    _tasks: tokio::task::JoinSet<Result<(), WatchError>>,
+}
+
+impl Watched {
+    fn new(paths: &[&Path]) -> Self {
+        let paths = paths.iter().map(|path| path.to_path_buf()).collect();
+        let source = FileSource::new(paths, ClusterId::new("Kubernetes").unwrap());
+        let (sender, updates) = mpsc::channel(4);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(watch(source, sender));
+        Self { updates, _tasks: tasks }
+    }
+
+    /// The next events: the objects' names, with the port of services.
+    async fn next(&mut self) -> Vec<String> {
+        // Less than the time after which all is read without notice.
+        let update = tokio::time::timeout(Duration::from_secs(20), self.updates.recv()).await;
+        let events = update.unwrap().unwrap().events.into_iter();
+        let text = |event: Event| match event.change {
+            Change::Apply(object) => {
+                let port = object.to_json()["spec"]["ports"][0]["port"].clone();
+                format!("{} {port}", object.key().unwrap().name)
+            }
+            Change::Delete { key, .. } => format!("{} gone", key.name),
+        };
+        events.map(text).collect()
+    }
+}
+
+/// As `ln -sfn` does.
+fn turn(link: &Path, to: &str) {
+    let part = link.with_file_name("turning");
+    std::os::unix::fs::symlink(to, &part).unwrap();
+    fs::rename(&part, link).unwrap();
+    assert_eq!(fs::read_link(link).unwrap(), Path::new(to));
+}
+
 #[tokio::test]
 async fn changes_are_noticed() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("a.yaml");
     fs::write(&file, GOOD).unwrap();
-    let (sender, mut updates) = mpsc::channel(4);
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(watch(source(&dir), sender));
-    let deadline = Duration::from_secs(20);
-    let next = tokio::time::timeout(deadline, updates.recv()).await.unwrap().unwrap();
-    assert_eq!(next.events.len(), 1);
+    let mut watched = Watched::new(&[dir.path()]);
+    assert_eq!(watched.next().await, ["a 80"]);
 
+    // As editors do: a new file is put over the old one.
     let part = dir.path().join("a.part");
     fs::write(&part, GOOD.replace("80", "81")).unwrap();
     fs::rename(&part, &file).unwrap();
-    let next = tokio::time::timeout(deadline, updates.recv()).await.unwrap().unwrap();
-    assert_eq!(next.events.len(), 1);
+    assert_eq!(watched.next().await, ["a 81"]);
+
+    // In place, and in a directory that was not there before.
+    fs::write(&file, GOOD.replace("80", "82")).unwrap();
+    assert_eq!(watched.next().await, ["a 82"]);
+    fs::create_dir_all(dir.path().join("more/yet")).unwrap();
+    fs::write(dir.path().join("more/yet/b.yaml"), GOOD.replace("name: a", "name: b")).unwrap();
+    assert_eq!(watched.next().await, ["b 80"]);
 
     fs::remove_file(&file).unwrap();
-    let next = tokio::time::timeout(deadline, updates.recv()).await.unwrap().unwrap();
-    assert!(matches!(
-        next.events[..],
-        [Event {
-            change: Change::Delete { .. },
-            ..
-        }]
-    ));
+    assert_eq!(watched.next().await, ["a gone"]);
+}
+
+#[tokio::test]
+async fn files_and_directories_are_watched_side_by_side() {
+    let (one, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (file, beside) = (one.path().join("a.yaml"), one.path().join("beside.yaml"));
+    fs::write(&file, GOOD).unwrap();
+    fs::write(&beside, GOOD.replace("name: a", "name: beside")).unwrap();
+    fs::write(other.path().join("b.yml"), GOOD.replace("name: a", "name: b")).unwrap();
+    let mut watched = Watched::new(&[&file, other.path()]);
+    assert_eq!(watched.next().await, ["a 80", "b 80"]);
+    fs::write(&file, GOOD.replace("80", "81")).unwrap();
+    assert_eq!(watched.next().await, ["a 81"]);
+    fs::write(other.path().join("b.yml"), GOOD.replace("name: a", "name: c")).unwrap();
+    assert_eq!(watched.next().await, ["b gone", "c 80"]);
+}
+
+#[tokio::test]
+async fn turned_links_are_noticed_again_and_again() {
+    let dir = TempDir::new().unwrap();
+    for (folder, port) in [("1", "81"), ("2", "82"), ("3", "83")] {
+        let folder = dir.path().join(folder);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a.yaml"), GOOD.replace("80", port)).unwrap();
+    }
+    // A checkout that a link leads to, and one file out of a mounted ConfigMap.
+    let (current, file) = (dir.path().join("current"), dir.path().join("mount/a.yaml"));
+    turn(&current, "1");
+    fs::create_dir(dir.path().join("mount")).unwrap();
+    let data = dir.path().join("mount/..data");
+    turn(&data, "../1");
+    turn(&file, "..data/a.yaml");
+    for (root, link, prefix) in [(&current, &current, ""), (&file, &data, "../")] {
+        turn(link, &format!("{prefix}1"));
+        let mut watched = Watched::new(&[root]);
+        assert_eq!(watched.next().await, ["a 81"], "{root:?}");
+        turn(link, &format!("{prefix}2"));
+        assert_eq!(watched.next().await, ["a 82"], "{root:?}");
+        turn(link, &format!("{prefix}3"));
+        assert_eq!(watched.next().await, ["a 83"], "{root:?}");
+        // Where the link leads to now, changes are noticed too.
+        fs::write(dir.path().join("3/a.yaml"), GOOD.replace("80", "84")).unwrap();
+        assert_eq!(watched.next().await, ["a 84"], "{root:?}");
+        fs::write(dir.path().join("3/a.yaml"), GOOD.replace("80", "83")).unwrap();
+    }
+}
+
+#[test]
+fn objects_of_no_age_are_of_one_age() {
+    let dir = TempDir::new().unwrap();
+    let old = GOOD.replace("{name: a", "{name: old, creationTimestamp: \"2023-01-01T00:00:00Z\"");
+    fs::write(dir.path().join("a.yaml"), GOOD.to_owned() + "---\n" + &old).unwrap();
+    let mut source = source(&dir);
+    source.reload().unwrap();
+    let ages: Vec<i64> = source
+        .objects()
+        .map(|object| object.metadata().creation_timestamp.as_ref().unwrap().0.as_second())
+        .collect();
+    assert_eq!(ages, [1_704_067_200, 1_672_531_200]);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Reloading when files change.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lateen_lower::object::Event;
-use notify::{RecursiveMode, Watcher as _};
+use notify::Watcher;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::places::Places;
 use super::{FileSource, Problem, Severity};
 
 /// Editors write a file in several steps: nothing is read before there was quiet for this long …
@@ -34,16 +36,20 @@ pub struct Update {
 pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Result<(), WatchError> {
     // Watching begins before the first reading, or a change between the two would be missed.
     let (wake, mut woken) = mpsc::channel::<()>(1);
+    let first_places = Places::of(source.paths());
+    let places = Arc::new(Mutex::new(first_places.clone()));
+    let concerned = Arc::clone(&places);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let looked_at = event.as_ref().is_ok_and(|event| event.kind.is_access());
-        if !looked_at {
+        let nothing = event.as_ref().is_ok_and(|event| {
+            let places = lock(&concerned);
+            event.kind.is_access() || !event.paths.is_empty() && !event.paths.iter().any(|path| places.concern(path))
+        });
+        if !nothing {
             // A full channel means that a reload is due anyway.
             let _ = wake.try_send(());
         }
     })?;
-    for (path, mode) in watched(source.paths()) {
-        watcher.watch(&path, mode)?;
-    }
+    first_places.watch(None, &mut watcher)?;
     let mut first = true;
     let mut problems: Vec<Problem> = Vec::new();
     loop {
@@ -87,6 +93,7 @@ pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Res
                 }
             }
         }
+        move_on(&places, source.paths(), &mut watcher);
         let limit = Instant::now() + AT_MOST;
         while Instant::now() < limit {
             if timeout_at(limit.min(Instant::now() + QUIET), woken.recv())
@@ -99,27 +106,19 @@ pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Res
     }
 }
 
-/// Directories with all that is in them; for files their directory, since editors replace files.
-fn watched(paths: &[PathBuf]) -> Vec<(PathBuf, RecursiveMode)> {
-    let place = |path: &PathBuf| match path.is_dir() {
-        true => (path.clone(), RecursiveMode::Recursive),
-        false => (parent(path), RecursiveMode::NonRecursive),
-    };
-    let mut all: Vec<_> = paths.iter().map(place).collect();
-    // Of the same directory, the watch that sees more comes last and replaces the other.
-    all.sort_by(|a, b| {
-        a.0.cmp(&b.0)
-            .then_with(|| (a.1 == RecursiveMode::Recursive).cmp(&(b.1 == RecursiveMode::Recursive)))
-    });
-    all.dedup();
-    all
+/// Watches where the paths lead to now: a link on the way may have been turned, or a directory replaced.
+fn move_on(places: &Mutex<Places>, paths: &[PathBuf], watcher: &mut dyn Watcher) {
+    let now = Places::of(paths);
+    // The watcher's own thread takes the lock, and is waited for below.
+    let before = std::mem::replace(&mut *lock(places), now.clone());
+    if let Err(error) = now.watch(Some(&before), watcher) {
+        tracing::warn!(%error, "a directory cannot be watched; it is read every 30 s");
+    }
 }
 
-fn parent(path: &std::path::Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
+/// It is written in one go, so one that a panic left behind is whole.
+fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn log_new(old: &[Problem], new: &[Problem]) {

@@ -1,5 +1,7 @@
 //! One stream: requests in, responses out, everything written down.
 
+mod inspect;
+
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use lateen_proto::value::Kind;
 use lateen_runtime::metrics::IntGauge;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Shared, trailers};
 use crate::sessions::Registered;
@@ -31,6 +33,8 @@ struct Driver<D: Discovery, B> {
     dialect: Dialect,
     running: Option<Running<D::Subscription>>,
     writing: Option<(Writer, Instant)>,
+    /// The answer to a question about the control plane itself.
+    answer: Option<Bytes>,
 }
 
 /// A stream whose Node is known.
@@ -83,6 +87,7 @@ where
         dialect,
         running: None,
         writing: None,
+        answer: None,
     });
     unfold(Some(driver), |driver| async move {
         let mut driver = driver?;
@@ -115,6 +120,9 @@ where
                 self.shared.metrics.send_time.observe(since.elapsed().as_secs_f64());
                 self.writing = None;
             }
+            if let Some(answer) = self.answer.take() {
+                return Ok(Some(answer));
+            }
             if self.running.is_none() {
                 if !self.connect().await? {
                     return Ok(None);
@@ -128,7 +136,7 @@ where
         }
     }
 
-    /// Reads the first request and asks what its Node should hold. Whether there was a first request.
+    /// Reads the first request and asks what its Node should hold, or answers a question. Whether there was a request.
     async fn connect(&mut self) -> Result<bool, Status> {
         let shared = Arc::clone(&self.shared);
         let limit = shared.settings.first_request_timeout;
@@ -139,6 +147,10 @@ where
         let Some(mut request) = first.map_err(|_| Status::deadline_exceeded("no request"))?? else {
             return Ok(false);
         };
+        if let Some(question) = inspect::question(&request) {
+            self.answer = self.inspect(question).await?;
+            return Ok(true);
+        }
         let node = match &mut request {
             Request::Delta(request) => request.node.take(),
             Request::StateOfTheWorld(request) => request.node.take(),
@@ -290,8 +302,17 @@ where
     }
 
     fn ended(&self, status: &Status) {
-        let reason = status.message();
-        tracing::info!(node = ?self.node_id(), code = ?status.code(), reason, "stream ends");
+        let (node, code, reason) = (self.node_id(), status.code(), status.message());
+        if matches!(
+            code,
+            Code::Ok | Code::Cancelled | Code::Unavailable | Code::DeadlineExceeded
+        ) {
+            tracing::info!(node, ?code, reason, "stream ends");
+            return;
+        }
+        let identity = self.peer.identity.as_ref().map(tracing::field::display);
+        let peer = self.peer.address.map(tracing::field::display);
+        tracing::warn!(node, identity, peer, ?code, reason, "stream refused");
     }
 
     fn node_id(&self) -> Option<&str> {

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use lateen_proto::Any;
 use lateen_proto::envoy::config::core::v3::Node;
 use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Drain, Shutdown};
 use lateen_xds::{
-    AdsService, Discovery, Event, Peer, Refusal, Resource, SessionRecord, Sessions, Settings, Subscription, Wanted,
-    XdsMetrics,
+    AdsService, Discovery, Event, NamedAny, Peer, Question, Refusal, Resource, SessionRecord, Sessions, Settings,
+    Subscription, Wanted, XdsMetrics,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -66,6 +67,25 @@ impl Discovery for World {
             }),
         }
     }
+
+    async fn inspect(&self, question: Question, _: &Peer) -> Result<Vec<NamedAny>, Refusal> {
+        echo(&question)
+    }
+}
+
+/// It answers with the names it is asked about.
+fn echo(question: &Question) -> Result<Vec<NamedAny>, Refusal> {
+    if question.names.is_empty() {
+        return Err(Refusal::BadQuestion("about what?".to_owned()));
+    }
+    let one = |name: &String| NamedAny {
+        name: name.clone(),
+        body: Any {
+            type_url: question.type_url.clone(),
+            value: name.clone().into_bytes(),
+        },
+    };
+    Ok(question.names.iter().map(one).collect())
 }
 
 impl Subscription for WorldSubscription {

@@ -408,3 +408,37 @@ async fn what_is_no_grpc_is_told_so() {
     let status = grpc.unary(request, path, codec).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
 }
+
+#[tokio::test]
+async fn questions_about_the_control_plane_are_answered_and_are_no_proxies() {
+    let settings = Settings {
+        identifier: "me".to_owned(),
+        ..Settings::default()
+    };
+    let server = TestServer::with(World::new(), settings, "127.0.0.1:0".parse().unwrap()).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(server.channel().await);
+    let ask = |names: &[&str], nonce: &str| DiscoveryRequest {
+        type_url: "istio.io/debug/echo".to_owned(),
+        resource_names: names.iter().map(|&name| name.to_owned()).collect(),
+        response_nonce: nonce.to_owned(),
+        ..DiscoveryRequest::default()
+    };
+    let (requests, receiver) = mpsc::channel(4);
+    requests.send(ask(&["a"], "")).await.unwrap();
+    let answers = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await;
+    let mut answers = answers.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!(answer.type_url, "istio.io/debug/echo");
+    assert_eq!(answer.control_plane.unwrap().identifier, "me");
+    assert_eq!(&answer.resources[0].value[..], b"a");
+    // An acknowledgement asks nothing; the next question is answered.
+    requests.send(ask(&["a"], &answer.nonce)).await.unwrap();
+    requests.send(ask(&["b"], "")).await.unwrap();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!(&answer.resources[0].value[..], b"b");
+    assert!(server.sessions.is_empty());
+    requests.send(ask(&[], "")).await.unwrap();
+    let status = answers.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("about what?"), "{status}");
+}
