@@ -290,7 +290,8 @@ impl Authenticator {
     /// When neither proves an identity of this mesh.
     pub async fn authenticate(&self, extensions: &Extensions, headers: &HeaderMap) -> Result<Caller, AuthError> {
         let peer = peer_certificates(extensions);
-        self.identity_from(peer.as_ref(), bearer(headers), address(extensions)).await
+        self.identity_from(peer.as_ref(), bearer(headers), address(extensions))
+            .await
     }
 
     /// As [`Authenticator::authenticate`], from a gRPC request.

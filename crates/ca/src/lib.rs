@@ -31,7 +31,8 @@ pub use authenticate::{
     AuthError, Authenticator, BoundPod, Caller, PeerCertificates, Proof, TokenError, TokenSubject, TokenVerifier,
 };
 pub use authority::{
-    CaConfig, CaError, CertificateAuthority, Issued, RootContents, RootSource, RootStep, RotationPolicy, RotationStage, control_plane_names,
+    CaConfig, CaError, CertificateAuthority, Issued, RootContents, RootSource, RootStep, RotationPolicy, RotationStage,
+    control_plane_names,
 };
 pub use files::FileError;
 pub use impersonate::{ImpersonationError, NodeAuthorizer};

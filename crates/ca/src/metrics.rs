@@ -62,7 +62,10 @@ impl Metrics {
         )?;
         registry.register(Box::new(signing_errors.clone()))?;
         let refusals = IntCounterVec::new(
-            Opts::new("lateen_ca_refusals_total", "Certificate requests that were refused to their callers."),
+            Opts::new(
+                "lateen_ca_refusals_total",
+                "Certificate requests that were refused to their callers.",
+            ),
             &["reason"],
         )?;
         registry.register(Box::new(refusals.clone()))?;

@@ -13,14 +13,16 @@
 mod desired;
 mod writer;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lateen_api::KindInfo;
 use lateen_model::Diagnostic;
-use lateen_names::ObjectKey;
+use lateen_names::{Namespace, ObjectRef};
 use serde_json::Value;
 
-pub use writer::{Subjects, keep};
+pub use writer::keep;
 
 /// The condition that says whether a change is live.
 pub const DISTRIBUTED: &str = "lateen.dev/Distributed";
@@ -30,36 +32,56 @@ pub const ACCEPTED: &str = "lateen.dev/Accepted";
 /// How long a change may take before the object says that it is under way.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What is to be said of objects: findings, sorted, by the object that they are about.
+pub type Findings = BTreeMap<ObjectRef, Vec<Diagnostic>>;
+
+/// Which objects get a status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Objects in these namespaces; the others are none of the mesh's business.
+    pub namespaces: Arc<BTreeSet<Namespace>>,
+    /// Objects that name another revision than this are left to it.
+    pub revision: String,
+}
+
 /// Names an object among those that have a status.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SubjectKey {
-    /// API group of its kind.
-    pub group: &'static str,
-    /// Its kind.
-    pub kind: &'static str,
-    /// Its namespace and name.
-    pub key: ObjectKey,
+struct SubjectKey {
+    /// Where its kind stands in [`lateen_api::KINDS`].
+    kind: usize,
+    /// Its namespace and name, joined by `/`.
+    name: String,
 }
 
 /// An object, as far as its status is concerned.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Subject {
+struct Subject {
+    object: ObjectRef,
     /// Tells it from an earlier one of the same name.
-    pub uid: Arc<str>,
+    uid: String,
     /// Counts the changes of its `spec`.
-    pub generation: i64,
+    generation: i64,
     /// The version of the state that is known here.
-    pub version: u64,
+    version: u64,
+    /// The revision that it names.
+    revision: Option<String>,
     /// Its status as it stands.
-    pub status: Value,
-    /// What is to be said of it, sorted.
-    pub findings: Vec<Diagnostic>,
+    status: Value,
 }
 
 impl SubjectKey {
-    /// The kind as [`crate::progress::Versions`] names it.
-    #[must_use]
-    pub fn kind_name(&self) -> String {
-        format!("{}.{}", self.kind, self.group)
+    fn info(&self) -> &'static KindInfo {
+        &lateen_api::KINDS[self.kind]
     }
+
+    /// The kind as [`crate::progress::Versions`] names it.
+    fn kind_name(&self) -> String {
+        kind_name(self.info().kind, self.info().group)
+    }
+}
+
+/// A kind as [`crate::progress::Versions`] names it: `<kind>.<group>`.
+#[must_use]
+pub fn kind_name(kind: &str, group: &str) -> String {
+    format!("{kind}.{group}")
 }

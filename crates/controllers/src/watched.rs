@@ -14,7 +14,9 @@ pub(crate) struct Watched<O, F> {
     events: BoxStream<'static, Result<Event<O>, kube::runtime::watcher::Error>>,
     read: fn(&O) -> Option<(String, F)>,
     facts: BTreeMap<String, F>,
-    listing: BTreeMap<String, F>,
+    /// The version that each of the facts is of: an answer to an own write may be newer than what the watch says.
+    versions: BTreeMap<String, u64>,
+    listing: BTreeMap<String, (u64, F)>,
     synced: bool,
     what: &'static str,
 }
@@ -29,6 +31,7 @@ where
             events: watcher(api, selection).default_backoff().boxed(),
             read,
             facts: BTreeMap::new(),
+            versions: BTreeMap::new(),
             listing: BTreeMap::new(),
             synced: false,
             what,
@@ -48,8 +51,19 @@ where
     /// What was just written, before the watch tells.
     pub(crate) fn note(&mut self, object: &O) {
         if let Some((key, facts)) = (self.read)(object) {
-            self.facts.insert(key, facts);
+            self.put(key, version(object), facts);
         }
+    }
+
+    /// Whether that made a difference.
+    fn put(&mut self, key: String, version: u64, facts: F) -> bool {
+        let known = self.versions.get(&key);
+        if known.is_some_and(|known| *known > version) || self.facts.get(&key) == Some(&facts) {
+            return false;
+        }
+        self.versions.insert(key.clone(), version);
+        self.facts.insert(key, facts);
+        true
     }
 
     /// Takes the next event in and gives the keys whose facts changed by it. Nothing is lost when it is dropped.
@@ -57,40 +71,59 @@ where
         let event = match self.events.next().await {
             Some(Ok(event)) => event,
             Some(Err(error)) => {
-                tracing::warn!(%error, what = self.what, "watch interrupted; it begins anew");
+                // A kind that is not installed, for one, is looked for again and again.
+                tracing::debug!(%error, what = self.what, "watch interrupted; it begins anew");
                 return Vec::new();
             }
             // A watcher never ends by itself.
             None => std::future::pending().await,
         };
         match event {
-            Event::Apply(object) => (self.read)(&object)
-                .into_iter()
-                .filter_map(|(key, facts)| {
-                    let differs = self.facts.get(&key) != Some(&facts);
-                    self.facts.insert(key.clone(), facts);
-                    differs.then_some(key)
-                })
-                .collect(),
-            Event::Delete(object) => (self.read)(&object)
-                .and_then(|(key, _)| self.facts.remove(&key).map(|_| key))
-                .into_iter()
-                .collect(),
+            Event::Apply(object) => {
+                let read = (self.read)(&object);
+                let changed =
+                    read.and_then(|(key, facts)| self.put(key.clone(), version(&object), facts).then_some(key));
+                changed.into_iter().collect()
+            }
+            Event::Delete(object) => {
+                let gone = (self.read)(&object).map(|(key, _)| key);
+                gone.into_iter().filter(|key| self.remove(key)).collect()
+            }
             Event::Init => {
                 self.listing.clear();
                 Vec::new()
             }
             Event::InitApply(object) => {
-                self.listing.extend((self.read)(&object));
+                let listed = (self.read)(&object).map(|(key, facts)| (key, (version(&object), facts)));
+                self.listing.extend(listed);
                 Vec::new()
             }
             Event::InitDone => {
-                let before = std::mem::replace(&mut self.facts, std::mem::take(&mut self.listing));
                 self.synced = true;
-                let gone = before.keys().filter(|key| !self.facts.contains_key(*key));
-                let new = self.facts.iter().filter(|(key, facts)| before.get(*key) != Some(facts));
-                gone.chain(new.map(|(key, _)| key)).cloned().collect()
+                let listing = std::mem::take(&mut self.listing);
+                let known: Vec<String> = self.facts.keys().cloned().collect();
+                let mut changed: Vec<String> = known.into_iter().filter(|key| !listing.contains_key(key)).collect();
+                for key in &changed {
+                    self.remove(key);
+                }
+                for (key, (version, facts)) in listing {
+                    if self.put(key.clone(), version, facts) {
+                        changed.push(key);
+                    }
+                }
+                changed
             }
         }
     }
+
+    fn remove(&mut self, key: &str) -> bool {
+        self.versions.remove(key);
+        self.facts.remove(key).is_some()
+    }
+}
+
+/// Versions of one cluster grow.
+fn version<O: Resource>(object: &O) -> u64 {
+    let version = object.meta().resource_version.as_deref();
+    version.and_then(|version| version.parse().ok()).unwrap_or_default()
 }

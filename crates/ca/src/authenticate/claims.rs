@@ -67,7 +67,10 @@ impl Claims {
 
     /// Refuses what nobody could vouch for.
     pub(crate) fn check(&self, audiences: &[String], now: SystemTime) -> Result<(), TokenError> {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let now = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64();
         if let Some(expires) = self.expires
             && now >= expires + LEEWAY.as_secs_f64()
         {

@@ -16,8 +16,8 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use super::self_signed::{
-    self, CERT, Due, KEY, NEXT_CERT, NEXT_KEY, ROOTS, ROTATION, RecordedStage, Rotation, content, encode_record, new_root,
-    read_record, rotation_of, wrong_stage,
+    self, CERT, Due, KEY, NEXT_CERT, NEXT_KEY, ROOTS, ROTATION, RecordedStage, Rotation, content, encode_record,
+    new_root, read_record, rotation_of, wrong_stage,
 };
 use super::{CaConfig, CaError, CertificateAuthority, RootSource, State};
 use crate::Clock;
@@ -42,7 +42,12 @@ pub enum RootStep {
 impl RootContents {
     /// Wraps what was read.
     pub fn new(texts: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
-        Self(texts.into_iter().map(|(key, text)| (key, Zeroizing::new(text))).collect())
+        Self(
+            texts
+                .into_iter()
+                .map(|(key, text)| (key, Zeroizing::new(text)))
+                .collect(),
+        )
     }
 
     /// A new root.
@@ -141,8 +146,14 @@ impl CertificateAuthority {
 }
 
 /// Reads the root and where its rotation stands. `place` is named in errors.
-pub(super) fn load(contents: &RootContents, place: &Path, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
-    let signing = SigningCa::from_root_pem(contents.get(CERT), contents.get(KEY)).map_err(|error| content(place, error))?;
+pub(super) fn load(
+    contents: &RootContents,
+    place: &Path,
+    config: &CaConfig,
+    now: SystemTime,
+) -> Result<State, CaError> {
+    let signing =
+        SigningCa::from_root_pem(contents.get(CERT), contents.get(KEY)).map_err(|error| content(place, error))?;
     // Istio's older releases kept no list of roots.
     let mut bundle = match contents.get(ROOTS) {
         text if text.trim_ascii().is_empty() => TrustBundle::default(),

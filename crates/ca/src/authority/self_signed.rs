@@ -227,7 +227,10 @@ pub(super) fn new_root(config: &CaConfig, key: PrivateKey, now: SystemTime) -> R
 }
 
 fn record(directory: &Path, stage: RecordedStage, due: SystemTime, old: &str) -> Result<(), CaError> {
-    Ok(files::replace(&directory.join(ROTATION), &encode_record(stage, due, old))?)
+    Ok(files::replace(
+        &directory.join(ROTATION),
+        &encode_record(stage, due, old),
+    )?)
 }
 
 pub(super) fn encode_record(stage: RecordedStage, due: SystemTime, old: &str) -> Vec<u8> {

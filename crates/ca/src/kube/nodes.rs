@@ -40,9 +40,15 @@ impl NodeProxies {
             return Err(ImpersonationError::NoPod);
         };
         let unavailable = |error: kube::Error| ImpersonationError::Unavailable(error.to_string());
-        let own = self.pods.running(namespace.as_str(), &pod.name, &pod.uid).await.map_err(unavailable)?;
+        let own = self
+            .pods
+            .running(namespace.as_str(), &pod.name, &pod.uid)
+            .await
+            .map_err(unavailable)?;
         let unknown = || ImpersonationError::UnknownPod(format!("{namespace}/{}", pod.name));
-        let own = own.filter(|own| own.account == service_account.as_str()).ok_or_else(unknown)?;
+        let own = own
+            .filter(|own| own.account == service_account.as_str())
+            .ok_or_else(unknown)?;
         let node = own.node.ok_or_else(unknown)?;
         let (of, account) = (wanted.namespace.as_str(), wanted.service_account.as_str());
         if self.pods.any_on(&node, of, account).await.map_err(unavailable)? {

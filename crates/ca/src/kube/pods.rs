@@ -29,7 +29,12 @@ impl Pods {
     }
 
     /// The pod of that name and UID as it is now, unless it is gone or has ended.
-    pub(super) async fn running(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<PodFacts>, kube::Error> {
+    pub(super) async fn running(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Option<PodFacts>, kube::Error> {
         let pods: Api<Pod> = Api::namespaced(self.0.clone(), namespace);
         let pod = pods.get_opt(name).await?.map(PodFacts::from);
         Ok(pod.filter(|pod| pod.uid == uid && !pod.ended))

@@ -104,7 +104,10 @@ impl TokenReviewer {
             ..TokenReview::default()
         };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = reviews.create(&PostParams::default(), &review).await.map_err(unavailable)?;
+        let answer = reviews
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(unavailable)?;
         let status = answer.status.unwrap_or_default();
         let user = match status.user {
             Some(user) if status.authenticated == Some(true) => user,
@@ -129,12 +132,20 @@ impl TokenReviewer {
         {
             return TokenError::PodGone(format!("{namespace}/{name}"));
         }
-        TokenError::Refused(if error.is_empty() { "without a reason".to_owned() } else { error })
+        TokenError::Refused(if error.is_empty() {
+            "without a reason".to_owned()
+        } else {
+            error
+        })
     }
 
     async fn bound_pod(&self, subject: &TokenSubject, bound: &BoundPod) -> Result<PodFacts, TokenError> {
         let namespace = subject.namespace.as_str();
-        let pod = self.pods.running(namespace, &bound.name, &bound.uid).await.map_err(unavailable)?;
+        let pod = self
+            .pods
+            .running(namespace, &bound.name, &bound.uid)
+            .await
+            .map_err(unavailable)?;
         let Some(pod) = pod else {
             return Err(TokenError::PodGone(format!("{namespace}/{}", bound.name)));
         };
@@ -211,7 +222,9 @@ impl Cache {
 
 fn subject(user: UserInfo, issuer: String) -> Reviewed {
     let name = user.username.unwrap_or_default();
-    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let account = name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'));
     let is_account = user.groups.iter().flatten().any(|group| group == ACCOUNTS_GROUP);
     let (Some((namespace, account)), true) = (account, is_account) else {
         return Err(TokenError::Subject(name));
@@ -222,7 +235,9 @@ fn subject(user: UserInfo, issuer: String) -> Reviewed {
         namespace: Namespace::new(namespace)?,
         service_account: ServiceAccount::new(account)?,
         issuer,
-        pod: first(POD_NAME).zip(first(POD_UID)).map(|(name, uid)| BoundPod { name, uid }),
+        pod: first(POD_NAME)
+            .zip(first(POD_UID))
+            .map(|(name, uid)| BoundPod { name, uid }),
     })
 }
 

@@ -77,7 +77,12 @@ impl SecretRoot {
     ///
     /// # Errors
     /// When the Secret cannot be read, written or used.
-    pub async fn open(&self, config: CaConfig, clock: Clock, registry: &Registry) -> Result<CertificateAuthority, SecretRootError> {
+    pub async fn open(
+        &self,
+        config: CaConfig,
+        clock: Clock,
+        registry: &Registry,
+    ) -> Result<CertificateAuthority, SecretRootError> {
         let config = CaConfig {
             source: RootSource::Held(self.place.clone()),
             ..config
@@ -198,7 +203,11 @@ impl SecretRoot {
 
     /// Creates the Secret; false when it is there already.
     async fn create(&self, contents: &RootContents) -> Result<bool, SecretRootError> {
-        match self.secrets.create(&PostParams::default(), &self.secret(contents, None)).await {
+        match self
+            .secrets
+            .create(&PostParams::default(), &self.secret(contents, None))
+            .await
+        {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(self.failed(error)),
@@ -206,7 +215,9 @@ impl SecretRoot {
     }
 
     fn secret(&self, contents: &RootContents, version: Option<String>) -> Secret {
-        let data = contents.expose().map(|(key, text)| (key.to_owned(), ByteString(text.to_vec())));
+        let data = contents
+            .expose()
+            .map(|(key, text)| (key.to_owned(), ByteString(text.to_vec())));
         Secret {
             metadata: ObjectMeta {
                 name: Some(SECRET.to_owned()),

@@ -24,9 +24,15 @@ pub(super) enum Distribution {
 }
 
 /// The status to write, or `None` when the object's own says the same. Times and mere wording do not count.
-pub(super) fn status(subject: &Subject, current: &Value, distribution: &Distribution, now: Timestamp) -> Option<Value> {
+pub(super) fn status(
+    subject: &Subject,
+    findings: &[Diagnostic],
+    distribution: &Distribution,
+    now: Timestamp,
+) -> Option<Value> {
+    let current = &subject.status;
     let mut conditions: Vec<Value> = current["conditions"].as_array().cloned().unwrap_or_default();
-    let accepted = accepted(&subject.findings);
+    let accepted = accepted(findings);
     let mut differs = put(&mut conditions, ACCEPTED, accepted, true, subject.generation, now);
     let distributed = match distribution {
         Distribution::Everywhere { proxies, replicas } => Some((
@@ -49,7 +55,7 @@ pub(super) fn status(subject: &Subject, current: &Value, distribution: &Distribu
             now,
         );
     }
-    let messages = messages(&subject.findings);
+    let messages = messages(findings);
     let known = current["validationMessages"].as_array().map_or(&[][..], Vec::as_slice);
     differs |= known != messages;
     differs |= generation(&current["observedGeneration"]) != Some(subject.generation);
@@ -171,26 +177,31 @@ mod tests {
 
     use super::*;
 
-    fn subject(findings: Vec<Diagnostic>) -> Subject {
-        Subject {
-            uid: "u".into(),
-            generation: 3,
-            version: 7,
-            status: Value::Null,
-            findings,
-        }
-    }
-
-    fn finding(code: &'static str, severity: Severity) -> Diagnostic {
+    fn object() -> ObjectRef {
         let key = ObjectKey {
             namespace: None,
             name: Name::new("a").unwrap(),
         };
+        ObjectRef {
+            kind: "VirtualService".into(),
+            key,
+        }
+    }
+
+    fn subject(status: Value) -> Subject {
+        Subject {
+            object: object(),
+            uid: "u".to_owned(),
+            generation: 3,
+            version: 7,
+            revision: None,
+            status,
+        }
+    }
+
+    fn finding(code: &'static str, severity: Severity) -> Diagnostic {
         Diagnostic {
-            object: ObjectRef {
-                kind: "VirtualService".into(),
-                key,
-            },
+            object: object(),
             field: "spec.http[0]".into(),
             severity,
             code,
@@ -205,9 +216,9 @@ mod tests {
 
     #[test]
     fn a_status_is_written_once() {
-        let subject = subject(vec![finding("IST0101", Severity::Error)]);
+        let findings = [finding("IST0101", Severity::Error)];
         let now = Timestamp::UNIX_EPOCH;
-        let first = status(&subject, &Value::Null, &EVERYWHERE, now).unwrap();
+        let first = status(&subject(Value::Null), &findings, &EVERYWHERE, now).unwrap();
         assert_eq!(first["observedGeneration"], 3);
         assert_eq!(
             first["validationMessages"],
@@ -215,47 +226,40 @@ mod tests {
                     "documentationUrl": "https://istio.io/latest/docs/reference/config/analysis/ist0101/"}])
         );
         assert!(is_distributed(&first, 3) && !is_distributed(&first, 4));
-        assert!(
-            first["conditions"][0]["message"]
-                .as_str()
-                .unwrap()
-                .starts_with("spec.http[0]: no such host")
-        );
-        assert!(status(&subject, &first, &EVERYWHERE, now).is_none());
+        let message = first["conditions"][0]["message"].as_str().unwrap();
+        assert!(message.starts_with("spec.http[0]: no such host"), "{message}");
+        let written = subject(first);
         let more = Distribution::Everywhere {
             proxies: 9,
             replicas: 2,
         };
-        assert!(status(&subject, &first, &more, now).is_none());
-        assert!(status(&subject, &first, &Distribution::Unchanged, now).is_none());
+        for distribution in [EVERYWHERE, more, Distribution::Unchanged] {
+            assert!(status(&written, &findings, &distribution, now).is_none());
+        }
     }
 
     #[test]
     fn conditions_of_others_stay_and_the_time_is_that_of_the_change() {
-        let mut current = json!({"conditions": [{"type": "Other", "status": "True"}]});
-        let subject = subject(Vec::new());
         let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(1000).unwrap());
+        let next = |current: Value, distribution: &Distribution, now| {
+            status(&subject(current), &[], distribution, now).unwrap()
+        };
+        let other = json!({"conditions": [{"type": "Other", "status": "True"}]});
         let pending = Distribution::Pending("waits for 1 of 4 proxies".to_owned());
-        current = status(&subject, &current, &pending, early).unwrap();
-        assert_eq!(current["conditions"][0], json!({"type": "Other", "status": "True"}));
+        let first = next(other.clone(), &pending, early);
+        assert_eq!(first["conditions"][0], other["conditions"][0]);
         let rejected = Distribution::Rejected("proxy a: bad".to_owned());
-        current = status(&subject, &current, &rejected, late).unwrap();
-        assert_eq!(current["conditions"][2]["lastTransitionTime"], "1970-01-01T00:00:00Z");
-        current = status(&subject, &current, &EVERYWHERE, late).unwrap();
-        assert_eq!(current["conditions"][2]["lastTransitionTime"], "1970-01-01T00:16:40Z");
-        assert_eq!(current["conditions"].as_array().unwrap().len(), 3);
+        let second = next(first, &rejected, late);
+        assert_eq!(second["conditions"][2]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        let third = next(second, &EVERYWHERE, late);
+        assert_eq!(third["conditions"][2]["lastTransitionTime"], "1970-01-01T00:16:40Z");
+        assert_eq!(third["conditions"].as_array().unwrap().len(), 3);
     }
 
     #[test]
     fn what_is_found_no_more_is_removed() {
         let before = json!({"validationMessages": [{"type": {"code": "IST0101"}, "level": "ERROR"}]});
-        let written = status(
-            &subject(Vec::new()),
-            &before,
-            &Distribution::Unchanged,
-            Timestamp::UNIX_EPOCH,
-        )
-        .unwrap();
+        let written = status(&subject(before), &[], &Distribution::Unchanged, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(written["validationMessages"], Value::Null);
     }
 }

@@ -4,22 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::runtime::watcher::Config;
 use kube::{Api, Client};
-use lateen_names::ObjectKey;
+use lateen_api::KindInfo;
+use lateen_names::{Name, Namespace, ObjectKey, ObjectRef};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::desired::{self, Distribution};
-use super::{PATIENCE, Subject, SubjectKey};
+use super::{Findings, PATIENCE, Scope, Subject, SubjectKey};
 use crate::MANAGER;
 use crate::progress::{Rejection, Report, observe};
 use crate::queue::Queue;
-
-/// All objects that have a status.
-pub type Subjects = BTreeMap<SubjectKey, Arc<Subject>>;
+use crate::watched::Watched;
 
 type Reports = BTreeMap<String, Report>;
 
@@ -30,35 +31,47 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is remembered of an object.
 struct Tracked {
-    uid: Arc<str>,
+    uid: String,
     generation: i64,
     /// The version in which this generation was first seen.
     appeared: u64,
     since: Instant,
-    /// What was written, with the version that it made, until the watch tells of it.
-    written: Option<(u64, Value)>,
-    /// Nothing was to be written for these.
-    right: Option<(Arc<Subject>, Distribution)>,
 }
 
 struct Writer {
     client: Client,
+    /// By the kind's place in [`lateen_api::KINDS`].
+    watched: Vec<Watched<DynamicObject, Subject>>,
     tracked: BTreeMap<SubjectKey, Tracked>,
+    queue: Queue<SubjectKey>,
 }
 
-/// Rejections by kind and key of the objects that they are about.
-type Rejections<'a> = BTreeMap<(&'a str, &'a ObjectKey), Vec<(&'a Report, &'a Rejection)>>;
+/// What a status is made from, beside the object.
+struct World {
+    findings: Arc<Findings>,
+    scope: Scope,
+    reports: Arc<Reports>,
+}
 
-/// Keeps the status of all subjects right, from what the replicas in `namespace` tell. Runs until it is dropped: only
-/// the leader may run it.
-pub async fn keep(client: Client, namespace: String, mut subjects: watch::Receiver<Arc<Subjects>>) {
+/// Rejections by the objects that they are about.
+type Rejections<'a> = BTreeMap<&'a ObjectRef, Vec<(&'a Report, &'a Rejection)>>;
+
+/// Keeps the status of Istio's kinds right, from `findings` and from what the replicas in `namespace` tell. Runs until
+/// it is dropped: only the leader may run it.
+pub async fn keep(
+    client: Client,
+    namespace: String,
+    mut scope: watch::Receiver<Scope>,
+    mut findings: watch::Receiver<Arc<Findings>>,
+) {
     let (told, mut reports) = watch::channel(Arc::new(Reports::new()));
     let mut observing = std::pin::pin!(observe(client.clone(), namespace, told));
     let mut writer = Writer {
+        watched: lateen_api::KINDS.iter().map(|info| watch_kind(&client, info)).collect(),
         client,
         tracked: BTreeMap::new(),
+        queue: Queue::new(WRITES_PER_SECOND, BURST),
     };
-    let mut queue = Queue::new(WRITES_PER_SECOND, BURST);
     let mut look_at = Some(Instant::now());
     loop {
         let look = async {
@@ -67,18 +80,30 @@ pub async fn keep(client: Client, namespace: String, mut subjects: watch::Receiv
                 None => std::future::pending().await,
             }
         };
+        let Writer { watched, queue, .. } = &mut writer;
+        // Whichever is first; the others lose nothing.
+        let changed = futures::future::select_all(watched.iter_mut().map(|watched| watched.changed().boxed()));
         tokio::select! {
             () = &mut observing => return,
-            Ok(()) = subjects.changed() => look_at = Some(soon(look_at)),
+            (changed, ..) = changed => if !changed.is_empty() { look_at = Some(soon(look_at)) },
+            Ok(()) = findings.changed() => look_at = Some(soon(look_at)),
+            Ok(()) = scope.changed() => look_at = Some(soon(look_at)),
             Ok(()) = reports.changed() => look_at = Some(soon(look_at)),
             () = look => {
-                let (subjects, reports) = (Arc::clone(&subjects.borrow_and_update()), Arc::clone(&reports.borrow_and_update()));
-                look_at = writer.look(&subjects, &reports, &mut queue);
+                let world = World {
+                    findings: Arc::clone(&findings.borrow_and_update()),
+                    scope: scope.borrow_and_update().clone(),
+                    reports: Arc::clone(&reports.borrow_and_update()),
+                };
+                look_at = writer.look(&world);
             }
             key = queue.next() => {
-                queue.write_allowed().await;
-                let (subjects, reports) = (Arc::clone(&subjects.borrow()), Arc::clone(&reports.borrow()));
-                writer.write(key, &subjects, &reports, &mut queue).await;
+                let world = World {
+                    findings: Arc::clone(&findings.borrow()),
+                    scope: scope.borrow().clone(),
+                    reports: Arc::clone(&reports.borrow()),
+                };
+                writer.write(key, &world).await;
             }
         }
     }
@@ -91,105 +116,95 @@ fn soon(planned: Option<Instant>) -> Instant {
 
 impl Writer {
     /// Queues every object whose status differs; says when to look again though nothing happened.
-    fn look(&mut self, subjects: &Subjects, reports: &Reports, queue: &mut Queue<SubjectKey>) -> Option<Instant> {
-        self.tracked.retain(|key, _| subjects.contains_key(key));
-        let rejections = rejections(reports);
+    fn look(&mut self, world: &World) -> Option<Instant> {
+        let rejections = rejections(&world.reports);
         let mut again: Option<Instant> = None;
-        for (key, subject) in subjects {
-            let tracked = self.tracked.entry(key.clone()).or_insert_with(|| Tracked::new(subject));
-            tracked.follow(subject);
-            let Some(distribution) = tracked.distribution(key, subject, reports, &rejections) else {
-                let due = tracked.since + PATIENCE;
-                again = Some(again.map_or(due, |again| again.min(due)));
-                continue;
-            };
-            if tracked.is_right(subject, &distribution) {
-                continue;
-            }
-            if desired::status(subject, tracked.current(subject), &distribution, Timestamp::now()).is_some() {
-                queue.add(key.clone());
-            } else {
-                tracked.right = Some((Arc::clone(subject), distribution));
+        let mut before = std::mem::take(&mut self.tracked);
+        for (kind, watched) in self.watched.iter().enumerate() {
+            for (name, subject) in watched.facts() {
+                let name = name.clone();
+                let key = SubjectKey { kind, name };
+                let tracked = Tracked::of(before.remove(&key), subject);
+                if world.covers(subject) {
+                    match tracked.distribution(&key, subject, &world.reports, &rejections) {
+                        Some(distribution) => {
+                            if world.status(subject, &distribution).is_some() {
+                                self.queue.add(key.clone());
+                            }
+                        }
+                        None => {
+                            let due = tracked.since + PATIENCE;
+                            again = Some(again.map_or(due, |again| again.min(due)));
+                        }
+                    }
+                }
+                self.tracked.insert(key, tracked);
             }
         }
         again
     }
 
-    async fn write(&mut self, key: SubjectKey, subjects: &Subjects, reports: &Reports, queue: &mut Queue<SubjectKey>) {
-        let (Some(subject), Some(tracked)) = (subjects.get(&key), self.tracked.get_mut(&key)) else {
-            queue.done(&key);
+    async fn write(&mut self, key: SubjectKey, world: &World) {
+        let subject = self
+            .watched
+            .get(key.kind)
+            .and_then(|watched| watched.facts().get(&key.name));
+        let (Some(subject), Some(tracked)) = (subject, self.tracked.remove(&key)) else {
+            self.queue.done(&key);
             return;
         };
-        tracked.follow(subject);
+        let tracked = Tracked::of(Some(tracked), subject);
         let status = tracked
-            .distribution(&key, subject, reports, &rejections(reports))
-            .and_then(|distribution| {
-                desired::status(subject, tracked.current(subject), &distribution, Timestamp::now())
-            });
-        let (Some(status), Some(resource)) = (status, resource(&key)) else {
-            queue.done(&key);
+            .distribution(&key, subject, &world.reports, &rejections(&world.reports))
+            .filter(|_| world.covers(subject))
+            .and_then(|distribution| world.status(subject, &distribution));
+        self.tracked.insert(key.clone(), tracked);
+        let Some(status) = status else {
+            self.queue.done(&key);
             return;
         };
-        let version = tracked
-            .written
-            .as_ref()
-            .map_or(subject.version, |(version, _)| (*version).max(subject.version));
-        match patch(&self.client, &key, &resource, version, status).await {
+        self.queue.write_allowed().await;
+        match patch(&self.client, key.info(), subject, status).await {
             Ok(object) => {
-                let version = object
-                    .metadata
-                    .resource_version
-                    .as_deref()
-                    .and_then(|text| text.parse().ok());
-                tracked.written = version.map(|version| (version, object.data["status"].clone()));
-                queue.done(&key);
+                self.queue.done(&key);
+                self.watched[key.kind].note(&object);
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => queue.done(&key),
+            Err(kube::Error::Api(status)) if status.code == 404 => self.queue.done(&key),
             // The object changed meanwhile: the watch tells what it is now.
-            Err(kube::Error::Api(status)) if status.code == 409 => queue.retry(key),
+            Err(kube::Error::Api(status)) if status.code == 409 => self.queue.retry(key),
             Err(error) => {
-                tracing::warn!(%error, kind = key.kind, object = %key.key, "cannot write an object's status");
-                queue.retry(key);
+                tracing::warn!(%error, object = %subject.object, "cannot write an object's status");
+                self.queue.retry(key);
             }
         }
     }
 }
 
+impl World {
+    /// Whether the object's status is to be written from here.
+    fn covers(&self, subject: &Subject) -> bool {
+        let revision = subject.revision.as_deref().unwrap_or(&self.scope.revision);
+        let namespace = subject.object.key.namespace.as_ref();
+        revision == self.scope.revision && namespace.is_none_or(|of| self.scope.namespaces.contains(of))
+    }
+
+    fn status(&self, subject: &Subject, distribution: &Distribution) -> Option<Value> {
+        let findings = self.findings.get(&subject.object).map_or(&[][..], Vec::as_slice);
+        desired::status(subject, findings, distribution, Timestamp::now())
+    }
+}
+
 impl Tracked {
-    fn new(subject: &Subject) -> Self {
-        Self {
-            uid: Arc::clone(&subject.uid),
-            generation: subject.generation,
-            appeared: subject.version,
-            since: Instant::now(),
-            written: None,
-            right: None,
-        }
-    }
-
     /// Begins anew with a new generation, or with another object of the same name.
-    fn follow(&mut self, subject: &Subject) {
-        if (&self.uid, self.generation) != (&subject.uid, subject.generation) {
-            *self = Self::new(subject);
-        }
-        if self
-            .written
-            .as_ref()
-            .is_some_and(|(version, _)| *version <= subject.version)
-        {
-            self.written = None;
-        }
-    }
-
-    /// The status as it stands, own writes included.
-    fn current<'a>(&'a self, subject: &'a Subject) -> &'a Value {
-        self.written.as_ref().map_or(&subject.status, |(_, status)| status)
-    }
-
-    fn is_right(&self, subject: &Arc<Subject>, distribution: &Distribution) -> bool {
-        self.right
-            .as_ref()
-            .is_some_and(|(right, of)| Arc::ptr_eq(right, subject) && of == distribution)
+    fn of(before: Option<Self>, subject: &Subject) -> Self {
+        before
+            .filter(|before| before.uid == subject.uid && before.generation == subject.generation)
+            .unwrap_or_else(|| Self {
+                uid: subject.uid.clone(),
+                generation: subject.generation,
+                appeared: subject.version,
+                since: Instant::now(),
+            })
     }
 
     /// How far the object's generation has come; `None` while it is too early to say.
@@ -202,7 +217,7 @@ impl Tracked {
     ) -> Option<Distribution> {
         let kind = key.kind_name();
         // A replica that does not know this generation yet speaks of an earlier one.
-        let rejected = rejections.get(&(key.kind, &key.key)).into_iter().flatten();
+        let rejected = rejections.get(&subject.object).into_iter().flatten();
         let mut rejected = rejected.filter(|(report, _)| version(&report.seen, &kind) >= self.appeared);
         if let Some((_, rejection)) = rejected.next() {
             return Some(Distribution::Rejected(format!(
@@ -210,7 +225,7 @@ impl Tracked {
                 rejection.proxy, rejection.resource, rejection.reason
             )));
         }
-        if desired::is_distributed(self.current(subject), subject.generation) {
+        if desired::is_distributed(&subject.status, subject.generation) {
             return Some(Distribution::Unchanged);
         }
         let waits = |report: &&Report| version(&report.held, &kind) < self.appeared;
@@ -249,43 +264,68 @@ fn rejections(reports: &Reports) -> Rejections<'_> {
     let mut all = Rejections::new();
     for report in reports.values() {
         for rejection in &report.rejections {
-            let about = (&*rejection.object.kind, &rejection.object.key);
-            all.entry(about).or_default().push((report, rejection));
+            all.entry(&rejection.object).or_default().push((report, rejection));
         }
     }
     all
 }
 
-fn resource(key: &SubjectKey) -> Option<ApiResource> {
-    let info = lateen_api::KINDS
-        .iter()
-        .find(|info| info.group == key.group && info.kind == key.kind)?;
-    Some(ApiResource {
+fn watch_kind(client: &Client, info: &'static KindInfo) -> Watched<DynamicObject, Subject> {
+    let api = Api::all_with(client.clone(), &resource(info));
+    Watched::new(api, Config::default(), info.kind, read)
+}
+
+fn resource(info: &KindInfo) -> ApiResource {
+    ApiResource {
         group: info.group.to_owned(),
         version: info.storage_version.to_owned(),
         api_version: format!("{}/{}", info.group, info.storage_version),
         kind: info.kind.to_owned(),
         plural: info.plural.to_owned(),
-    })
+    }
+}
+
+fn read(object: &DynamicObject) -> Option<(String, Subject)> {
+    let meta = &object.metadata;
+    let key = ObjectKey {
+        namespace: meta
+            .namespace
+            .as_deref()
+            .and_then(|namespace| Namespace::new(namespace).ok()),
+        name: Name::new(meta.name.as_deref()?).ok()?,
+    };
+    let labels = meta.labels.as_ref();
+    let subject = Subject {
+        uid: meta.uid.clone()?,
+        generation: meta.generation?,
+        version: meta.resource_version.as_deref()?.parse().ok()?,
+        revision: labels.and_then(|labels| labels.get("istio.io/rev")).cloned(),
+        status: object.data.get("status").cloned().unwrap_or_default(),
+        object: ObjectRef {
+            kind: object.types.as_ref()?.kind.as_str().into(),
+            key: key.clone(),
+        },
+    };
+    Some((key.to_string(), subject))
 }
 
 async fn patch(
     client: &Client,
-    key: &SubjectKey,
-    resource: &ApiResource,
-    version: u64,
+    info: &KindInfo,
+    subject: &Subject,
     status: Value,
 ) -> Result<DynamicObject, kube::Error> {
-    let api: Api<DynamicObject> = match &key.key.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace.as_str(), resource),
-        None => Api::all_with(client.clone(), resource),
+    let (resource, key) = (resource(info), &subject.object.key);
+    let api: Api<DynamicObject> = match &key.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace.as_str(), &resource),
+        None => Api::all_with(client.clone(), &resource),
     };
     // The list of conditions is replaced whole: the version keeps anybody else's newer ones.
-    let patch = json!({ "metadata": { "resourceVersion": version.to_string() }, "status": status });
+    let patch = json!({ "metadata": { "resourceVersion": subject.version.to_string() }, "status": status });
     let params = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    api.patch_status(key.key.name.as_str(), &params, &Patch::Merge(&patch))
+    api.patch_status(key.name.as_str(), &params, &Patch::Merge(&patch))
         .await
 }
