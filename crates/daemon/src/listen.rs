@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
 use tower::Service as _;
 
 /// A handshake that takes longer is given up.
@@ -108,6 +109,10 @@ async fn connection(
             let service = service_fn(move |mut request: Request<Incoming>| {
                 let (routes, authenticator) = (routes.clone(), Arc::clone(&authenticator));
                 request.extensions_mut().insert(certificates.clone());
+                request.extensions_mut().insert(TcpConnectInfo {
+                    local_addr: None,
+                    remote_addr: Some(address),
+                });
                 async move {
                     // Configuration is for callers who proved who they are; the authority asks for itself.
                     if request.uri().path().starts_with("/envoy.") {
@@ -123,7 +128,7 @@ async fn connection(
                                 request.extensions_mut().insert(peer);
                             }
                             Err(error) => {
-                                tracing::warn!(%error, %address, "stream refused");
+                                tracing::warn!(reason = error.reason(), %error, %address, "stream refused");
                                 return Ok(tonic::Status::unauthenticated(error.to_string()).into_http());
                             }
                         }
