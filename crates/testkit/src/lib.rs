@@ -4,6 +4,7 @@
 //! temporary directory, so tests run side by side. Nothing waits for a time: [`eventually`] waits for a condition and
 //! gives up at a deadline. Errors say what was waited for; logs of processes are kept until the world is dropped.
 
+pub mod apiserver;
 pub mod envoy;
 pub mod http;
 pub mod lateend;
@@ -14,6 +15,7 @@ pub mod upstream;
 pub mod wait;
 pub mod world;
 
+pub use apiserver::ApiServer;
 pub use envoy::Envoy;
 pub use lateend::Lateend;
 pub use load::{Load, Tally};
