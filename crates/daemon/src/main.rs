@@ -1,5 +1,6 @@
 //! `lateend`, the control plane: reads configuration, is the mesh's certificate authority, and steers proxies over ADS.
 
+mod cluster;
 mod config;
 mod debug;
 mod listen;
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use lateen_ca::CertificateService;
 use lateen_distribute::{Distributor, ProgressMetrics};
@@ -46,9 +47,7 @@ async fn run(config: Config) -> Result<()> {
         LogFormat::Json => logging::Format::Json,
     };
     logging::init(format, &config.log)?;
-    if config.config.is_empty() {
-        bail!("give --config PATH: this version of lateend reads configuration from files only, not from a cluster");
-    }
+    let cluster = cluster::connect_to(&config).await?;
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();
     metrics.add_process()?;
@@ -56,7 +55,7 @@ async fn run(config: Config) -> Result<()> {
     let readiness = Readiness::new();
 
     let trust = trust::open(&config, &metrics, &supervisor)?;
-    let pipeline = pipeline::start(&config, &supervisor, &readiness)?;
+    let pipeline = pipeline::start(&config, cluster, &supervisor, &readiness)?;
     let distributor = Distributor::new(
         pipeline.snapshots.clone(),
         Box::new(|node, snapshot| {

@@ -8,7 +8,9 @@ use lateen_lower::mesh::Settings;
 use lateen_lower::{Event, Index, Object};
 use lateen_model::{Diagnostic, Snapshot};
 use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
-use lateen_sources::file::{FileSource, Problem, Update, watch as watch_files};
+use lateen_sources::file::{FileSource, watch as watch_files};
+use lateen_sources::kube::{Client, watch as watch_cluster};
+use lateen_sources::{Problem, Update};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -25,7 +27,7 @@ pub(crate) struct Pipeline {
     pub objects: watch::Receiver<Arc<Objects>>,
 }
 
-/// Configuration objects as the index holds them, and what is wrong with files.
+/// Configuration objects as the index holds them, and what is wrong with what they were read from.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     objects: Vec<Arc<Object>>,
@@ -40,24 +42,39 @@ impl Objects {
         Value::Array(self.objects.iter().map(|object| object.to_json()).collect())
     }
 
-    /// What is wrong with files.
+    /// What is wrong with files, and with objects of the cluster.
     pub(crate) fn problems(&self) -> Value {
         serde_json::to_value(&self.problems).unwrap_or_default()
     }
 }
 
-/// Starts the sources and the index.
-pub(crate) fn start(config: &Config, supervisor: &Supervisor, readiness: &Readiness) -> Result<Pipeline> {
-    for path in &config.config {
-        if !path.exists() {
-            bail!("--config {}: no such file or directory", path.display());
-        }
-    }
+/// Starts the source, which is the cluster where there is one and the files that are named otherwise, and the index.
+pub(crate) fn start(
+    config: &Config,
+    cluster: Option<Client>,
+    supervisor: &Supervisor,
+    readiness: &Readiness,
+) -> Result<Pipeline> {
     let settings = settings(config)?;
     let (updates, arriving) = mpsc::channel(WAITING);
-    let source = FileSource::new(config.config.clone(), settings.cluster.clone());
-    let synced = readiness.register("configuration files");
-    supervisor.spawn("files", watch_files(source, updates));
+    let synced = match cluster {
+        Some(client) => {
+            let settings = settings.clone();
+            let reading = async move { watch_cluster(client, &settings, updates).await };
+            supervisor.spawn("cluster", reading);
+            readiness.register("configuration of the cluster")
+        }
+        None => {
+            for path in &config.config {
+                if !path.exists() {
+                    bail!("--config {}: no such file or directory", path.display());
+                }
+            }
+            let source = FileSource::new(config.config.clone(), settings.cluster.clone());
+            supervisor.spawn("files", watch_files(source, updates));
+            readiness.register("configuration files")
+        }
+    };
 
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
@@ -111,7 +128,7 @@ impl Owner {
                 mut problems,
             }) = first
             else {
-                bail!("the file source ended");
+                bail!("the source of configuration ended");
             };
             while let Ok(next) = arriving.try_recv() {
                 events.extend(next.events);

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lateen_lower::object::Event;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::{FileSource, Problem, Severity};
+use super::{FileSource, Problem, Update};
+use crate::update::log_new;
 
 /// Editors write a file in several steps: nothing is read before there was quiet for this long …
 const QUIET: Duration = Duration::from_millis(20);
@@ -16,15 +16,6 @@ const QUIET: Duration = Duration::from_millis(20);
 const AT_MOST: Duration = Duration::from_millis(200);
 /// How often files are read though nothing tells of a change: notifications can be lost.
 const RESCAN: Duration = Duration::from_secs(30);
-
-/// What a reload brought.
-#[derive(Debug)]
-pub struct Update {
-    /// Differences, in one batch; may be empty when only problems changed. The first update is everything.
-    pub events: Vec<Event>,
-    /// All that is wrong with the files now.
-    pub problems: Vec<Problem>,
-}
 
 /// Reads all files, hands on what they hold, and goes on handing on what changes until the receiver is gone. Each
 /// problem is logged when it comes up.
@@ -119,16 +110,6 @@ fn parent(path: &std::path::Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
-    }
-}
-
-fn log_new(old: &[Problem], new: &[Problem]) {
-    for problem in new.iter().filter(|problem| !old.contains(problem)) {
-        match problem.severity {
-            Severity::Error => tracing::error!(%problem, "configuration file"),
-            Severity::Warning => tracing::warn!(%problem, "configuration file"),
-            Severity::Notice => tracing::info!(%problem, "configuration file"),
-        }
     }
 }
 
