@@ -7,15 +7,18 @@ use std::time::Duration;
 use kube::Client;
 use lateen_ca::pki::TrustBundle;
 use lateen_controllers::progress::{Holdings, Rejection, Replica, Report, Versions, publish};
-use lateen_controllers::status::{Findings, Scope};
+use lateen_controllers::status::{Findings, Scope, kind_name};
 use lateen_controllers::{Election, Elector, Leadership, root_certificates, status, webhooks};
 use lateen_distribute::Distributor;
-use lateen_model::{Diagnostic, Snapshot};
+use lateen_lower::Kind;
+use lateen_model::Snapshot;
 use lateen_names::Namespace;
 use lateen_runtime::{Drain, Supervisor};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::pipeline::{Objects, Pipeline};
+use crate::trust::Trust;
 
 /// Changes of progress in quick succession are looked at together.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,6 +32,19 @@ pub(crate) struct Seen {
     pub versions: Versions,
 }
 
+impl Seen {
+    /// What a snapshot holds when sources have read this far.
+    pub(crate) fn new(snapshot: u64, versions: &BTreeMap<Kind, u64>) -> Self {
+        let versions = versions
+            .iter()
+            .map(|(kind, version)| (kind_name(kind.name(), kind.group()), *version));
+        Self {
+            snapshot,
+            versions: versions.collect(),
+        }
+    }
+}
+
 /// What the controllers look at.
 pub(crate) struct Inputs {
     /// The cluster.
@@ -37,12 +53,26 @@ pub(crate) struct Inputs {
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     /// The newest snapshot.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// What users should know.
-    pub findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
+    /// What users should know of the objects.
+    pub objects: watch::Receiver<Arc<Objects>>,
     /// What the newest snapshot holds.
     pub seen: watch::Receiver<Seen>,
     /// How far proxies have come.
     pub distributor: Distributor,
+}
+
+impl Inputs {
+    /// From the parts of this process.
+    pub(crate) fn new(client: Client, trust: &Trust, pipeline: &Pipeline, distributor: &Distributor) -> Self {
+        Self {
+            client,
+            bundle: trust.authority.trust_bundle(),
+            snapshots: pipeline.snapshots.clone(),
+            objects: pipeline.objects.clone(),
+            seen: pipeline.seen.clone(),
+            distributor: distributor.clone(),
+        }
+    }
 }
 
 /// The revision in labels of a control plane that names none.
@@ -57,7 +87,7 @@ pub(crate) fn start(config: &Config, identity: &str, inputs: Inputs, supervisor:
         client,
         bundle,
         snapshots,
-        findings,
+        objects,
         seen,
         distributor,
     } = inputs;
@@ -88,7 +118,7 @@ pub(crate) fn start(config: &Config, identity: &str, inputs: Inputs, supervisor:
     let (namespaces, namespaces_seen) = watch::channel(Arc::default());
     supervisor.spawn("namespaces", select(snapshots, namespaces, scope, supervisor.drain()));
     let (by_object, findings_seen) = watch::channel(Arc::default());
-    supervisor.spawn("findings", sort(findings, by_object, supervisor.drain()));
+    supervisor.spawn("findings", sort(objects, by_object, supervisor.drain()));
 
     let (of, roots) = (client.clone(), bundle.clone());
     let work = move || root_certificates::keep(of.clone(), namespaces_seen.clone(), roots.clone());
@@ -176,11 +206,14 @@ async fn select(
             Ok(()) = snapshots.changed() => {}
             () = drain.started() => return,
         }
-        let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+        let Some(snapshot) = snapshots.borrow_and_update().clone() else {
+            continue;
+        };
         let selectors = &snapshot.mesh.discovery_selectors;
-        let selected = snapshot.namespaces.iter().filter(|(_, labels)| {
-            selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels))
-        });
+        let selected = snapshot
+            .namespaces
+            .iter()
+            .filter(|(_, labels)| selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels)));
         let selected: BTreeSet<Namespace> = selected.map(|(namespace, _)| namespace.clone()).collect();
         if **namespaces.borrow() != selected {
             let selected = Arc::new(selected);
@@ -191,19 +224,15 @@ async fn select(
 }
 
 /// Findings by the objects that they are about.
-async fn sort(
-    mut findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
-    by_object: watch::Sender<Arc<Findings>>,
-    drain: Drain,
-) {
-    findings.mark_changed();
+async fn sort(mut objects: watch::Receiver<Arc<Objects>>, by_object: watch::Sender<Arc<Findings>>, drain: Drain) {
+    objects.mark_changed();
     loop {
         tokio::select! {
-            Ok(()) = findings.changed() => {}
+            Ok(()) = objects.changed() => {}
             () = drain.started() => return,
         }
         let mut sorted: Findings = BTreeMap::new();
-        for finding in findings.borrow_and_update().iter() {
+        for finding in &objects.borrow_and_update().findings {
             sorted.entry(finding.object.clone()).or_default().push(finding.clone());
         }
         for findings in sorted.values_mut() {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod config;
+mod controllers;
 mod debug;
 mod listen;
 mod pipeline;
@@ -54,8 +55,11 @@ async fn run(config: Config) -> Result<()> {
     let (supervisor, failures) = Supervisor::new();
     let readiness = Readiness::new();
 
-    let trust = trust::open(&config, &metrics, &supervisor)?;
-    let pipeline = pipeline::start(&config, cluster, &supervisor, &readiness)?;
+    let trust = match &cluster {
+        Some(client) => trust::open_in_cluster(&config, client.clone(), &metrics, &supervisor).await?,
+        None => trust::open(&config, &metrics, &supervisor)?,
+    };
+    let pipeline = pipeline::start(&config, cluster.clone(), &supervisor, &readiness)?;
     let distributor = Distributor::new(
         pipeline.snapshots.clone(),
         Box::new(|node, snapshot| {
@@ -64,6 +68,10 @@ async fn run(config: Config) -> Result<()> {
         ProgressMetrics::new(&metrics)?,
     );
     supervisor.spawn("distribute", distributor.clone().run());
+    if let Some(client) = cluster {
+        let inputs = controllers::Inputs::new(client, &trust, &pipeline, &distributor);
+        controllers::start(&config, &pod_name(), inputs, &supervisor);
+    }
 
     let sessions = Sessions::new();
     let settings = Settings {
@@ -78,9 +86,11 @@ async fn run(config: Config) -> Result<()> {
         xds_metrics,
         supervisor.drain(),
     );
-    let authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator))
-        .into_server()
-        .max_decoding_message_size(CA_REQUEST_LIMIT);
+    let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator));
+    if let Some(nodes) = &trust.nodes {
+        authority = authority.with_nodes(Arc::clone(nodes));
+    }
+    let authority = authority.into_server().max_decoding_message_size(CA_REQUEST_LIMIT);
 
     let debug = debug::Debug {
         distributor,
@@ -139,10 +149,13 @@ async fn run(config: Config) -> Result<()> {
 }
 
 fn identifier(config: &Config) -> String {
-    let host = std::env::var("POD_NAME")
+    format!("{}.{}", pod_name(), config.namespace)
+}
+
+fn pod_name() -> String {
+    std::env::var("POD_NAME")
         .or_else(|_| std::env::var("HOSTNAME"))
-        .unwrap_or_else(|_| "lateend".to_owned());
-    format!("{host}.{}", config.namespace)
+        .unwrap_or_else(|_| "lateend".to_owned())
 }
 
 /// Everything that is listened on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
-use lateen_lower::{Event, Index, Object};
+use lateen_lower::{Index, Object};
 use lateen_model::{Diagnostic, Snapshot};
 use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
 use lateen_sources::file::{FileSource, watch as watch_files};
@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::controllers::Seen;
 
 /// Batches that may wait for the index; a source that is ahead of it waits.
 const WAITING: usize = 16;
@@ -25,6 +26,8 @@ pub(crate) struct Pipeline {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// What the sources hold, for debug endpoints.
     pub objects: watch::Receiver<Arc<Objects>>,
+    /// What the newest snapshot holds of the cluster.
+    pub seen: watch::Receiver<Seen>,
 }
 
 /// Configuration objects as the index holds them, and what is wrong with what they were read from.
@@ -78,15 +81,18 @@ pub(crate) fn start(
 
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
+    let (seen, seen_so_far) = watch::channel(Seen::default());
     let owner = Owner {
         index: Index::new(settings),
         snapshots,
         objects,
+        seen,
     };
     supervisor.spawn("index", owner.run(arriving, synced, supervisor.drain()));
     Ok(Pipeline {
         snapshots: snapshots_seen,
         objects: objects_seen,
+        seen: seen_so_far,
     })
 }
 
@@ -111,6 +117,7 @@ struct Owner {
     index: Index,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     objects: watch::Sender<Arc<Objects>>,
+    seen: watch::Sender<Seen>,
 }
 
 impl Owner {
@@ -123,23 +130,33 @@ impl Owner {
                 update = arriving.recv() => update,
                 () = drain.started() => return Ok(()),
             };
-            let Some(Update {
-                mut events,
-                mut problems,
-            }) = first
-            else {
+            let Some(mut update) = first else {
                 bail!("the source of configuration ended");
             };
             while let Ok(next) = arriving.try_recv() {
-                events.extend(next.events);
-                problems = next.problems;
+                update.events.extend(next.events);
+                (update.problems, update.versions) = (next.problems, next.versions);
             }
-            self = tokio::task::spawn_blocking(move || self.apply(events, problems)).await?;
+            self = tokio::task::spawn_blocking(move || self.apply(update)).await?;
             drop(synced.take());
         }
     }
 
-    fn apply(mut self, events: Vec<Event>, problems: Vec<Problem>) -> Self {
+    fn apply(mut self, update: Update) -> Self {
+        let Update {
+            events,
+            problems,
+            versions,
+        } = update;
+        let published = self.snapshots.borrow().as_ref().map(|snapshot| snapshot.generation);
+        if let Some(snapshot) = published
+            && events.is_empty()
+            && problems == self.objects.borrow().problems
+        {
+            // Objects were read in which nothing of interest changed.
+            self.seen.send_replace(Seen::new(snapshot, &versions));
+            return self;
+        }
         self.index.apply(events);
         let snapshot = self.index.publish();
         let objects = self
@@ -160,6 +177,8 @@ impl Owner {
             findings,
             problems,
         }));
+        // Whoever learns of the snapshot finds out what it holds.
+        self.seen.send_replace(Seen::new(snapshot.generation, &versions));
         self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &snapshot));
             *current = Some(snapshot);

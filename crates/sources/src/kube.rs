@@ -23,7 +23,7 @@ use std::time::Duration;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lateen_lower::object::{Change, Event};
-use lateen_lower::{Kind, Settings};
+use lateen_lower::{Admission, Kind, Settings};
 use lateen_names::{ClusterId, ObjectKey};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -176,6 +176,8 @@ struct Batch {
     cluster: ClusterId,
     changes: BTreeMap<(Kind, ObjectKey), Change>,
     problems: BTreeMap<(Kind, ObjectKey), Vec<Problem>>,
+    /// The highest versions that were seen.
+    versions: BTreeMap<Kind, u64>,
     /// Whether there is something to hand on.
     different: bool,
     /// The kinds of which no list has come yet.
@@ -192,6 +194,7 @@ impl Batch {
             cluster,
             changes: BTreeMap::new(),
             problems: BTreeMap::new(),
+            versions: BTreeMap::new(),
             // Also an empty cluster has been read.
             different: true,
             waiting: kinds::watched().into_iter().map(|watched| watched.kind).collect(),
@@ -203,8 +206,16 @@ impl Batch {
     fn take(&mut self, message: Option<Message>) -> Result<(), KubeError> {
         match message {
             None => return Err(KubeError::Ended("nobody follows any kind".to_owned())),
-            Some(Message::Changed { kind, items, synced }) => {
+            Some(Message::Changed {
+                kind,
+                items,
+                synced,
+                version,
+            }) => {
                 self.different |= !items.is_empty();
+                if Admission::judges(kind) && self.versions.insert(kind, version) != Some(version) {
+                    self.different = true;
+                }
                 for Item { key, change, problems } in items {
                     let id = (kind, key);
                     match problems.is_empty() {
@@ -235,6 +246,7 @@ impl Batch {
         };
         Update {
             events: std::mem::take(&mut self.changes).into_values().map(event).collect(),
+            versions: self.versions.clone(),
             problems,
         }
     }

@@ -1,8 +1,10 @@
 //! What every source hands on: changes of objects, and what is wrong with what it reads.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use lateen_lower::Kind;
 use lateen_lower::object::Event;
 use serde::Serialize;
 
@@ -42,6 +44,8 @@ pub struct Problem {
 pub struct Update {
     /// Differences, in one batch; may be empty when only problems changed. The first update is everything.
     pub events: Vec<Event>,
+    /// The highest `resourceVersion` that was seen of each of the mesh's own kinds: every change up to it is in this update or in an earlier one. Files have none.
+    pub versions: BTreeMap<Kind, u64>,
     /// All that is wrong now with what the source reads.
     pub problems: Vec<Problem>,
 }

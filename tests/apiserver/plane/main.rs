@@ -1,5 +1,6 @@
 //! What Lateen writes to a cluster, and whom it trusts there, on a real API server.
 
+mod daemon;
 mod election;
 mod identity;
 mod repaired;

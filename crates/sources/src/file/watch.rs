@@ -1,5 +1,6 @@
 //! Reloading when files change.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Res
                     if updates
                         .send(Update {
                             events,
+                            versions: BTreeMap::new(),
                             problems: problems.clone(),
                         })
                         .await

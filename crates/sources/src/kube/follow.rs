@@ -52,6 +52,8 @@ pub(super) enum Message {
         items: Vec<Item>,
         /// Whether all objects are known by now.
         synced: bool,
+        /// The highest version that was seen.
+        version: u64,
     },
     /// Reading it works, or not.
     Health { kind: Kind, failure: Option<Failure> },
@@ -86,6 +88,8 @@ pub(super) struct Follower {
     pub messages: mpsc::Sender<Message>,
     /// Hashes of the objects that were handed on.
     held: HashMap<ObjectKey, u128>,
+    /// The highest version that was seen, of whatever changed.
+    version: u64,
     synced: bool,
     failure: Option<Failure>,
 }
@@ -135,6 +139,7 @@ impl Follower {
             target,
             messages,
             held: HashMap::new(),
+            version: 0,
             synced: false,
             failure: None,
         }
@@ -375,6 +380,7 @@ impl Follower {
             kind: self.watched.kind,
             items,
             synced,
+            version: self.version,
         }
     }
 

@@ -32,6 +32,12 @@ impl Raw {
             name: Name::new(self.meta.name.as_deref()?).ok()?,
         })
     }
+
+    /// Its version. Of objects of one kind, later changes have higher ones.
+    pub(super) fn version(&self) -> u64 {
+        let version = self.meta.resource_version.as_deref();
+        version.and_then(|version| version.parse().ok()).unwrap_or_default()
+    }
 }
 
 impl<'de> Deserialize<'de> for Raw {
