@@ -1,5 +1,6 @@
 //! Root certificates and webhook configurations, put right again whatever happens to them.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ async fn every_namespace_has_the_roots_whatever_happens_to_them() -> Result<()> 
             "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {NAME}, namespace: b}}, data: {{mine: x}}}}"
         ))
         .await?;
-    let set = |names: &[&str]| -> Result<_> {
+    let set = |names: &[&str]| -> Result<Arc<BTreeSet<Namespace>>> {
         Ok(Arc::new(
             names
                 .iter()

@@ -46,6 +46,16 @@ struct Writer {
     queue: Queue<SubjectKey>,
 }
 
+/// What is to be done next.
+enum Next {
+    /// Something is different.
+    Changed,
+    /// It is time to compare everything.
+    Look,
+    /// This object is due.
+    Write(SubjectKey),
+}
+
 /// What a status is made from, beside the object.
 struct World {
     findings: Arc<Findings>,
@@ -80,31 +90,23 @@ pub async fn keep(
                 None => std::future::pending().await,
             }
         };
-        let Writer { watched, queue, .. } = &mut writer;
-        // Whichever is first; the others lose nothing.
-        let changed = futures::future::select_all(watched.iter_mut().map(|watched| watched.changed().boxed()));
-        tokio::select! {
+        let next = tokio::select! {
             () = &mut observing => return,
-            (changed, ..) = changed => if !changed.is_empty() { look_at = Some(soon(look_at)) },
-            Ok(()) = findings.changed() => look_at = Some(soon(look_at)),
-            Ok(()) = scope.changed() => look_at = Some(soon(look_at)),
-            Ok(()) = reports.changed() => look_at = Some(soon(look_at)),
-            () = look => {
-                let world = World {
-                    findings: Arc::clone(&findings.borrow_and_update()),
-                    scope: scope.borrow_and_update().clone(),
-                    reports: Arc::clone(&reports.borrow_and_update()),
-                };
-                look_at = writer.look(&world);
-            }
-            key = queue.next() => {
-                let world = World {
-                    findings: Arc::clone(&findings.borrow()),
-                    scope: scope.borrow().clone(),
-                    reports: Arc::clone(&reports.borrow()),
-                };
-                writer.write(key, &world).await;
-            }
+            next = writer.next() => next,
+            Ok(()) = findings.changed() => Next::Changed,
+            Ok(()) = scope.changed() => Next::Changed,
+            Ok(()) = reports.changed() => Next::Changed,
+            () = look => Next::Look,
+        };
+        let world = || World {
+            findings: Arc::clone(&findings.borrow()),
+            scope: scope.borrow().clone(),
+            reports: Arc::clone(&reports.borrow()),
+        };
+        match next {
+            Next::Changed => look_at = Some(soon(look_at)),
+            Next::Look => look_at = writer.look(&world()),
+            Next::Write(key) => writer.write(key, &world()).await,
         }
     }
 }
@@ -115,6 +117,19 @@ fn soon(planned: Option<Instant>) -> Instant {
 }
 
 impl Writer {
+    /// The next change of an object, or the next object to write. Dropping the future loses nothing.
+    async fn next(&mut self) -> Next {
+        let (watched, queue) = (&mut self.watched, &mut self.queue);
+        loop {
+            // Whichever is first; the others lose nothing.
+            let changed = futures::future::select_all(watched.iter_mut().map(|watched| watched.changed().boxed()));
+            tokio::select! {
+                (changed, ..) = changed => if !changed.is_empty() { return Next::Changed },
+                key = queue.next() => return Next::Write(key),
+            }
+        }
+    }
+
     /// Queues every object whose status differs; says when to look again though nothing happened.
     fn look(&mut self, world: &World) -> Option<Instant> {
         let rejections = rejections(&world.reports);
