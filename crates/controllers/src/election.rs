@@ -217,21 +217,23 @@ impl Elector {
 // === impl Leadership ===
 
 impl Leadership {
-    /// Whether this process may write now.
+    /// Whether this process may write now. Without its elector it may not.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.0.borrow().is_some_and(|until| Instant::now() < until)
+        self.0.has_changed().is_ok() && self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
     /// Returns once this process leads.
     pub async fn gained(&self) {
         let mut state = self.0.clone();
         loop {
-            let wait = state.wait_for(|until| until.is_some_and(|until| Instant::now() < until));
-            match wait.await {
-                Ok(_) => return,
+            state.mark_unchanged();
+            if self.is_held() {
+                return;
+            }
+            if state.changed().await.is_err() {
                 // The elector is gone: nobody leads from here any more.
-                Err(_) => std::future::pending().await,
+                std::future::pending::<()>().await;
             }
         }
     }

@@ -110,6 +110,8 @@ struct Seen {
 struct Listing {
     /// The objects of which something is kept.
     seen: BTreeMap<ObjectKey, Seen>,
+    /// The highest version among them; it counts when the list is whole.
+    version: u64,
     /// An object came twice: either it changed meanwhile, or the stream broke and began again without a word, and objects
     /// that are gone may be among those that came.
     repeated: bool,
@@ -245,7 +247,9 @@ impl Follower {
                     continue;
                 }
                 (Event::InitApply(raw), listing) => {
-                    self.list(raw, listing.get_or_insert_default());
+                    let listing = listing.get_or_insert_default();
+                    listing.version = listing.version.max(raw.version());
+                    self.list(raw, listing);
                     continue;
                 }
                 (Event::InitDone, listing) => {
@@ -253,6 +257,7 @@ impl Follower {
                     if streaming && listing.repeated {
                         return Ok(End::Doubtful);
                     }
+                    self.version = self.version.max(listing.version);
                     let items = self.settle(listing);
                     tracing::debug!(kind = %self.watched.kind, different = items.len(), "listed");
                     self.synced = true;
@@ -260,12 +265,20 @@ impl Follower {
                     self.health(None).await?;
                     continue;
                 }
-                (Event::Apply(raw), _) => self.applied(raw),
-                (Event::Delete(raw), _) => self.deleted(&raw),
+                (Event::Apply(raw), _) => {
+                    self.version = self.version.max(raw.version());
+                    self.applied(raw)
+                }
+                (Event::Delete(raw), _) => {
+                    self.version = self.version.max(raw.version());
+                    self.deleted(&raw)
+                }
             };
-            match item {
-                Some(item) => permit.send(self.changed(vec![item], false)),
-                None => drop(permit),
+            // Of the mesh's own kinds it is told how far they were read, also when nothing of interest changed.
+            if item.is_some() || Admission::judges(self.watched.kind) {
+                permit.send(self.changed(item.into_iter().collect(), false));
+            } else {
+                drop(permit);
             }
             self.health(None).await?;
         }
