@@ -1,7 +1,9 @@
 //! Who is calling: proved by the certificate of the connection, or by a bearer token.
 
+pub(crate) mod claims;
 pub(crate) mod jwt;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -45,7 +47,18 @@ pub enum Proof {
     Token {
         /// Who issued it.
         issuer: String,
+        /// The pod that it is bound to, if it is bound to one.
+        pod: Option<BoundPod>,
     },
+}
+
+/// The pod that a token is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundPod {
+    /// Its name; its namespace is the token's.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
 }
 
 /// A caller could not prove who it is.
@@ -125,6 +138,30 @@ pub enum TokenError {
     /// Its subject has a name that cannot be.
     #[error("its subject is no identity: {0}")]
     Identity(#[from] InvalidName),
+    /// The API server refuses it.
+    #[error("the API server refuses it: {0}")]
+    Refused(String),
+    /// The pod that it is bound to does not run any more.
+    #[error("pod `{0}`, which it is bound to, is gone or has ended")]
+    PodGone(String),
+    /// The pod that it is bound to runs as somebody else.
+    #[error("pod `{pod}`, which it is bound to, runs as service account `{found}`")]
+    PodAccount {
+        /// The pod.
+        pod: String,
+        /// Its service account.
+        found: String,
+    },
+    /// It came from elsewhere than the pod that it is bound to.
+    #[error("it is bound to pod `{pod}`, but came from {from}, the address of {owner}: it may be stolen")]
+    Stolen {
+        /// The pod.
+        pod: String,
+        /// Where it came from.
+        from: IpAddr,
+        /// Whose address that is.
+        owner: String,
+    },
     /// Whoever can tell does not answer.
     #[error("it cannot be checked now: {0}")]
     Unavailable(String),
@@ -139,13 +176,20 @@ pub struct TokenSubject {
     pub service_account: ServiceAccount,
     /// Who issued the token.
     pub issuer: String,
+    /// The pod that the token is bound to, if it is bound to one.
+    pub pod: Option<BoundPod>,
 }
 
 /// Checks bearer tokens: by known keys ([`crate::JwtVerifier`]), or by asking an API server.
 pub trait TokenVerifier: Send + Sync {
-    /// Whom the token names, if it is good at `now`. [`TokenError::UnknownIssuer`] passes the token on to the next
+    /// Whom the token names, if it is good at `now` and may come from this address. [`TokenError::UnknownIssuer`] passes the token on to the next
     /// verifier; every other error is the answer.
-    fn verify<'a>(&'a self, token: &'a str, now: SystemTime) -> BoxFuture<'a, Result<TokenSubject, TokenError>>;
+    fn verify<'a>(
+        &'a self,
+        token: &'a str,
+        from: Option<IpAddr>,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<TokenSubject, TokenError>>;
 }
 
 /// Proves who calls the CA and the configuration server.
@@ -197,6 +241,20 @@ impl Authenticator {
         peer: Option<&PeerCertificates>,
         bearer: Option<&str>,
     ) -> Result<Caller, AuthError> {
+        self.identity_from(peer, bearer, None).await
+    }
+
+    /// As [`Authenticator::verified_identity`], with the address that the caller connects from: a token that is bound
+    /// to a pod elsewhere is refused.
+    ///
+    /// # Errors
+    /// When neither proves an identity of this mesh.
+    pub async fn identity_from(
+        &self,
+        peer: Option<&PeerCertificates>,
+        bearer: Option<&str>,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
         let now = (self.clock)();
         let certificate = peer
             .filter(|peer| !peer.0.is_empty())
@@ -209,7 +267,7 @@ impl Authenticator {
             None => None,
         };
         let token = match bearer {
-            Some(token) => match self.by_token(token, now).await {
+            Some(token) => match self.by_token(token, from, now).await {
                 Ok(caller) => return Ok(caller),
                 Err(error) => Some(error),
             },
@@ -232,7 +290,8 @@ impl Authenticator {
     /// When neither proves an identity of this mesh.
     pub async fn authenticate(&self, extensions: &Extensions, headers: &HeaderMap) -> Result<Caller, AuthError> {
         let peer = peer_certificates(extensions);
-        self.verified_identity(peer.as_ref(), bearer(headers)).await
+        self.identity_from(peer.as_ref(), bearer(headers), address(extensions))
+            .await
     }
 
     /// As [`Authenticator::authenticate`], from a gRPC request.
@@ -242,7 +301,8 @@ impl Authenticator {
     pub async fn authenticate_request<T>(&self, request: &tonic::Request<T>) -> Result<Caller, AuthError> {
         let peer = peer_certificates(request.extensions());
         let bearer = bearer(request.metadata().as_ref()).map(str::to_owned);
-        self.verified_identity(peer.as_ref(), bearer.as_deref()).await
+        let from = address(request.extensions());
+        self.identity_from(peer.as_ref(), bearer.as_deref(), from).await
     }
 
     fn by_certificate(&self, peer: &PeerCertificates, now: SystemTime) -> Result<Caller, AuthError> {
@@ -268,10 +328,10 @@ impl Authenticator {
         })
     }
 
-    async fn by_token(&self, token: &str, now: SystemTime) -> Result<Caller, TokenError> {
+    async fn by_token(&self, token: &str, from: Option<IpAddr>, now: SystemTime) -> Result<Caller, TokenError> {
         let mut unknown = TokenError::Unavailable("no issuer of tokens is configured here".to_owned());
         for verifier in &self.tokens {
-            match verifier.verify(token, now).await {
+            match verifier.verify(token, from, now).await {
                 Ok(subject) => {
                     let identity = SpiffeId {
                         trust_domain: self.trust_domain.clone(),
@@ -280,7 +340,10 @@ impl Authenticator {
                     };
                     return Ok(Caller {
                         identity,
-                        proof: Proof::Token { issuer: subject.issuer },
+                        proof: Proof::Token {
+                            issuer: subject.issuer,
+                            pod: subject.pod,
+                        },
                     });
                 }
                 Err(error @ TokenError::UnknownIssuer(_)) => unknown = error,
@@ -292,6 +355,42 @@ impl Authenticator {
 }
 
 // === impl AuthError ===
+
+impl AuthError {
+    /// The reason in one word, for metrics and for whoever searches the log.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Nothing => "no_proof",
+            Self::Certificate(_) => "certificate",
+            Self::Token(error) => error.reason(),
+            Self::Both { token, .. } => token.reason(),
+            Self::ForeignTrustDomain { .. } => "foreign_trust_domain",
+        }
+    }
+}
+
+impl TokenError {
+    /// The reason in one word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "token_malformed",
+            Self::Algorithm(_) => "token_algorithm",
+            Self::UnknownIssuer(_) | Self::UnknownKey { .. } => "token_issuer",
+            Self::Signature(_) => "token_signature",
+            Self::Expired(_) => "token_expired",
+            Self::NotYetValid(_) => "token_not_yet_valid",
+            Self::Audience { .. } => "token_audience",
+            Self::Subject(_) | Self::Identity(_) => "token_subject",
+            Self::Refused(_) => "token_refused",
+            Self::PodGone(_) => "token_pod_gone",
+            Self::PodAccount { .. } => "token_pod_account",
+            Self::Stolen { .. } => "token_stolen",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
 
 impl From<&AuthError> for Status {
     /// `Unauthenticated`; `PermissionDenied` for the proved identity of another mesh; `Unavailable` when the proof could
@@ -311,6 +410,18 @@ fn peer_certificates(extensions: &Extensions) -> Option<PeerCertificates> {
         let certificates = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.peer_certs()?;
         Some(PeerCertificates(certificates.iter().cloned().collect()))
     })
+}
+
+/// Whom a token says it is for, whether or not that is true: for the log of refusals.
+pub(crate) fn claimed_subject(headers: &HeaderMap) -> Option<String> {
+    claims::Claims::read(bearer(headers)?).ok()?.subject
+}
+
+/// Where the caller connects from.
+fn address(extensions: &Extensions) -> Option<IpAddr> {
+    let of_tls = || Some(extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().clone());
+    let info = extensions.get::<TcpConnectInfo>().cloned().or_else(of_tls)?;
+    info.remote_addr().map(|address| address.ip().to_canonical())
 }
 
 /// The token of `authorization: Bearer …`; the scheme's case does not matter (RFC 9110, §11.1).

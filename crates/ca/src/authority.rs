@@ -1,9 +1,10 @@
 //! The certificate authority itself: what it signs with, whom the mesh trusts, and how both change while it runs.
 
+mod held;
 mod plugged;
 mod self_signed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::files::FileError;
 use crate::metrics::Metrics;
 use crate::serving::ServingCertificate;
 
+pub use held::{RootContents, RootStep};
 pub use self_signed::RotationStage;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -52,6 +54,9 @@ pub enum RootSource {
     /// A directory with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`, as Istio's `cacerts`. Changes
     /// are taken over while running.
     PluggedIn(PathBuf),
+    /// A root of its own that somebody else keeps, such as a Secret's keeper: it comes with
+    /// [`CertificateAuthority::open_held`] and [`CertificateAuthority::adopt`]. The path names its place in errors.
+    Held(PathBuf),
 }
 
 /// When and how a root made here is replaced. A new root is first only trusted; when that has reached everybody, it
@@ -96,8 +101,8 @@ pub enum CaError {
     /// The metrics are registered already.
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// Only a root made here can be replaced from here.
-    #[error("the root is plugged in from {directory}: replace it there", directory = .0.display())]
+    /// Only a root that is kept in a directory of its own can be replaced from here.
+    #[error("the root is kept in {directory}: replace it there", directory = .0.display())]
     NotOurRoot(PathBuf),
     /// The step does not fit where the rotation stands.
     #[error("cannot {step}: the rotation of the root stands at `{stage}`")]
@@ -162,6 +167,15 @@ impl CaConfig {
     }
 }
 
+impl CaConfig {
+    /// Where the signing certificate is kept, for errors.
+    fn place(&self) -> &Path {
+        match &self.source {
+            RootSource::SelfSigned(place) | RootSource::PluggedIn(place) | RootSource::Held(place) => place,
+        }
+    }
+}
+
 impl Default for RotationPolicy {
     fn default() -> Self {
         Self {
@@ -221,13 +235,25 @@ impl CertificateAuthority {
     /// # Errors
     /// When a file cannot be read, written or used, or the registry has a CA's metrics already.
     pub fn open(config: CaConfig, clock: Clock, registry: &Registry) -> Result<Self, CaError> {
-        let metrics = Metrics::register(registry, &clock)?;
         let now = clock();
         let mut seen = plugged::Seen::default();
         let state = match &config.source {
             RootSource::SelfSigned(directory) => self_signed::open(directory, &config, now)?,
             RootSource::PluggedIn(directory) => plugged::open(directory, &mut seen, now)?,
+            RootSource::Held(place) => return Err(CaError::KeyMissing(place.clone())),
         };
+        Self::with_state(config, state, seen, clock, registry)
+    }
+
+    fn with_state(
+        config: CaConfig,
+        state: State,
+        seen: plugged::Seen,
+        clock: Clock,
+        registry: &Registry,
+    ) -> Result<Self, CaError> {
+        let metrics = Metrics::register(registry, &clock)?;
+        let now = clock();
         let serving = ServingCertificate::new(&state.signing, &config, now)?;
         let bundle = watch::Sender::new(Arc::clone(&state.bundle));
         let inner = Inner {
@@ -349,15 +375,17 @@ impl CertificateAuthority {
             RootSource::SelfSigned(directory) => {
                 // Bounded: from one root to the next there are three steps.
                 for _ in 0..3 {
-                    let Some(step) = self_signed::due(&self.state(), &inner.config, now) else {
+                    let Some(due) = self_signed::due(&self.state(), &inner.config, now) else {
                         break;
                     };
-                    if let Err(error) = self.rotate(step) {
+                    if let Err(error) = self.rotate(due.in_files()) {
                         warn!(%error, directory = %directory.display(), "the rotation of the root is stuck");
                         break;
                     }
                 }
             }
+            // Its keeper does what is due.
+            RootSource::Held(_) => {}
             RootSource::PluggedIn(directory) => {
                 let mut seen = inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
                 match plugged::reload(directory, &mut seen, now) {
@@ -400,10 +428,7 @@ impl CertificateAuthority {
     fn rotate(&self, step: self_signed::Step) -> Result<(), CaError> {
         let inner = &self.0;
         let RootSource::SelfSigned(directory) = &inner.config.source else {
-            let RootSource::PluggedIn(directory) = &inner.config.source else {
-                return Ok(());
-            };
-            return Err(CaError::NotOurRoot(directory.clone()));
+            return Err(CaError::NotOurRoot(inner.config.place().to_owned()));
         };
         let _changing = inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (inner.clock)();

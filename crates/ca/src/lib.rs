@@ -6,7 +6,8 @@
 //! - [`Authenticator`] proves who a caller is, by the certificate of its connection or by a bearer token; the CA and the
 //!   configuration server ask the same one.
 //! - [`CertificateService`] is `istio.v1.auth.IstioCertificateService`. It certifies the identity that the caller proved
-//!   and nothing else: names in a request are not looked at.
+//!   and nothing else: names in a request are not looked at. Only a [`NodeAuthorizer`] lets a node proxy ask for more.
+//! - [`kube`] is the same in a cluster: tokens reviewed by the API server, the root in a Secret, node proxies.
 //! - [`TokenIssuer`] is the embedded default's own issuer of service account tokens.
 //!
 //! Failure policy: at start-up, a file that cannot be used is an error that names it. At run time the last good
@@ -15,6 +16,8 @@
 mod authenticate;
 mod authority;
 mod files;
+mod impersonate;
+pub mod kube;
 mod metrics;
 mod service;
 mod serving;
@@ -25,12 +28,14 @@ use std::time::SystemTime;
 
 pub use authenticate::jwt::{JwksError, JwksSource, JwtVerifier};
 pub use authenticate::{
-    AuthError, Authenticator, Caller, PeerCertificates, Proof, TokenError, TokenSubject, TokenVerifier,
+    AuthError, Authenticator, BoundPod, Caller, PeerCertificates, Proof, TokenError, TokenSubject, TokenVerifier,
 };
 pub use authority::{
-    CaConfig, CaError, CertificateAuthority, Issued, RootSource, RotationPolicy, RotationStage, control_plane_names,
+    CaConfig, CaError, CertificateAuthority, Issued, RootContents, RootSource, RootStep, RotationPolicy, RotationStage,
+    control_plane_names,
 };
 pub use files::FileError;
+pub use impersonate::{ImpersonationError, NodeAuthorizer};
 pub use lateen_pki as pki;
 pub use service::CertificateService;
 pub use serving::ServingCertificate;

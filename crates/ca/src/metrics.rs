@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub(crate) identity_errors: IntCounter,
     /// By `error`: why signing failed.
     pub(crate) signing_errors: IntCounterVec,
+    /// By `reason`: why a caller was refused.
+    pub(crate) refusals: IntCounterVec,
     pub(crate) issued: IntCounter,
     pub(crate) root_end: Expiry,
     pub(crate) chain_end: Expiry,
@@ -59,6 +61,14 @@ impl Metrics {
             &["error"],
         )?;
         registry.register(Box::new(signing_errors.clone()))?;
+        let refusals = IntCounterVec::new(
+            Opts::new(
+                "lateen_ca_refusals_total",
+                "Certificate requests that were refused to their callers.",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(refusals.clone()))?;
         Ok(Self {
             requests: counter("citadel_server_csr_count", "Certificate requests received.")?,
             authentication_failures: counter(
@@ -74,6 +84,7 @@ impl Metrics {
                 "Certificate requests whose caller's identity cannot be certified.",
             )?,
             signing_errors,
+            refusals,
             issued: counter(
                 "citadel_server_success_cert_issuance_count",
                 "Certificates issued to workloads.",

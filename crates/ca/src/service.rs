@@ -13,8 +13,9 @@ use lateen_proto::value::Kind;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
-use crate::authenticate::{Authenticator, Caller, Proof};
+use crate::authenticate::{Authenticator, Caller, Proof, claimed_subject};
 use crate::authority::{CertificateAuthority, Issued};
+use crate::impersonate::{ImpersonationError, NodeAuthorizer};
 
 /// The largest message that is read: a request of [`Csr::MAX_BYTES`] with room for metadata.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -27,6 +28,7 @@ const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
 pub struct CertificateService {
     authority: CertificateAuthority,
     authenticator: Arc<Authenticator>,
+    nodes: Option<Arc<dyn NodeAuthorizer>>,
 }
 
 impl CertificateService {
@@ -36,7 +38,15 @@ impl CertificateService {
         Self {
             authority,
             authenticator,
+            nodes: None,
         }
+    }
+
+    /// Lets node proxies ask for certificates of the workloads on their nodes.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: Arc<dyn NodeAuthorizer>) -> Self {
+        self.nodes = Some(nodes);
+        self
     }
 
     /// As a gRPC service, with its limit on messages.
@@ -47,37 +57,55 @@ impl CertificateService {
 
     async fn caller(&self, request: &Request<IstioCertificateRequest>) -> Result<Caller, Status> {
         self.authenticator.authenticate_request(request).await.map_err(|error| {
-            self.authority.metrics().authentication_failures.inc();
-            warn!(%error, peer = ?request.remote_addr(), "refused to certify a caller without proof");
+            let metrics = self.authority.metrics();
+            metrics.authentication_failures.inc();
+            metrics.refusals.with_label_values(&[error.reason()]).inc();
+            let claimed = claimed_subject(request.metadata().as_ref());
+            warn!(reason = error.reason(), %error, claimed, peer = ?request.remote_addr(), "refused to certify a caller without proof");
             Status::from(&error)
         })
     }
 
-    /// A caller may have its own identity certified, no other.
-    fn refuse_impersonation(&self, request: &IstioCertificateRequest, caller: &Caller) -> Result<(), Status> {
+    /// The identity to certify: the caller's own, or the one that a node proxy asks for.
+    async fn identity(&self, request: &IstioCertificateRequest, caller: &Caller) -> Result<SpiffeId, Status> {
         let asked = request
             .metadata
             .as_ref()
             .and_then(|metadata| metadata.fields.get(IMPERSONATED_IDENTITY));
         let asked = match asked.and_then(|value| value.kind.as_ref()) {
-            None | Some(Kind::NullValue(_)) => return Ok(()),
-            Some(Kind::StringValue(text)) if text.is_empty() => return Ok(()),
-            Some(Kind::StringValue(text)) if text.parse::<SpiffeId>().as_ref() == Ok(&caller.identity) => return Ok(()),
+            None | Some(Kind::NullValue(_)) => return Ok(caller.identity.clone()),
+            Some(Kind::StringValue(text)) if text.is_empty() => return Ok(caller.identity.clone()),
             Some(Kind::StringValue(text)) => text.chars().take(256).collect(),
             Some(_) => "a value that is no text".to_owned(),
         };
-        self.authority.metrics().authentication_failures.inc();
-        warn!(identity = %caller.identity, asked, "refused to certify another identity than the caller's");
-        let message = format!(
-            "`{}` may not have `{asked}` certified: only its own identity",
-            caller.identity
-        );
-        Err(Status::permission_denied(message))
+        let wanted = asked.parse::<SpiffeId>().ok();
+        if wanted.as_ref() == Some(&caller.identity) {
+            return Ok(caller.identity.clone());
+        }
+        let error = match (&self.nodes, wanted) {
+            (None, _) => ImpersonationError::Disabled,
+            (Some(nodes), Some(wanted)) if wanted.trust_domain == *self.authority.trust_domain() => {
+                match nodes.authorize(caller, &wanted).await {
+                    Ok(()) => return Ok(wanted),
+                    Err(error) => error,
+                }
+            }
+            _ => ImpersonationError::NotAnIdentity(asked.clone()),
+        };
+        let metrics = self.authority.metrics();
+        metrics.authentication_failures.inc();
+        metrics.refusals.with_label_values(&[error.reason()]).inc();
+        warn!(reason = error.reason(), %error, identity = %caller.identity, proof = ?caller.proof, asked, "refused to certify another identity than the caller's");
+        let message = format!("`{}` may not have `{asked}` certified: {error}", caller.identity);
+        Err(match error {
+            ImpersonationError::Unavailable(_) => Status::unavailable(message),
+            _ => Status::permission_denied(message),
+        })
     }
 
-    fn issue(&self, csr: &Csr, caller: &Caller, seconds: i64) -> Result<Issued, Status> {
+    fn issue(&self, csr: &Csr, identity: &SpiffeId, caller: &Caller, seconds: i64) -> Result<Issued, Status> {
         let ttl = u64::try_from(seconds).ok().map(Duration::from_secs);
-        self.authority.issue(csr, &caller.identity, ttl).map_err(|error| {
+        self.authority.issue(csr, identity, ttl).map_err(|error| {
             let metrics = self.authority.metrics();
             let reason = match &error {
                 IssueError::Name { .. } | IssueError::Nameless => {
@@ -109,13 +137,13 @@ impl IstioCertificateService for CertificateService {
         let caller = self.caller(&request).await?;
         let peer = request.remote_addr();
         let request = request.into_inner();
-        self.refuse_impersonation(&request, &caller)?;
+        let identity = self.identity(&request, &caller).await?;
         let csr = Csr::parse_pem(request.csr.as_bytes()).map_err(|error| {
             metrics.request_errors.inc();
             warn!(%error, identity = %caller.identity, ?peer, "refused a certificate request");
             Status::invalid_argument(format!("certificate request of `{}` refused: {error}", caller.identity))
         })?;
-        let issued = self.issue(&csr, &caller, request.validity_duration)?;
+        let issued = self.issue(&csr, &identity, &caller, request.validity_duration)?;
         metrics.issued.inc();
         let leaf = issued.chain.leaf();
         let expiry = leaf
@@ -125,9 +153,9 @@ impl IstioCertificateService for CertificateService {
             .as_secs();
         let (proof, proved_by) = match &caller.proof {
             Proof::Certificate { serial, .. } => ("certificate", serial),
-            Proof::Token { issuer } => ("token", issuer),
+            Proof::Token { issuer, .. } => ("token", issuer),
         };
-        info!(identity = %caller.identity, proof, proved_by, ?peer, serial = leaf.serial(), expiry, "issued a certificate");
+        info!(%identity, caller = %caller.identity, proof, proved_by, ?peer, serial = leaf.serial(), expiry, "issued a certificate");
         Ok(Response::new(IstioCertificateResponse {
             cert_chain: issued.cert_chain(),
         }))

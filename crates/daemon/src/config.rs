@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
-use lateen_names::{Namespace, TrustDomain};
+use lateen_names::{Namespace, ServiceAccount, TrustDomain};
 
 /// The control plane of a service mesh of stock Envoys.
 #[derive(Debug, Clone, Parser)]
@@ -79,9 +79,23 @@ pub(crate) struct Config {
     #[arg(long, value_name = "FILE", env = "LATEEN_TOKEN_JWKS", requires = "token_issuer")]
     pub token_jwks: Option<PathBuf>,
 
-    /// Audience that tokens must name.
-    #[arg(long, value_name = "AUDIENCE", env = "LATEEN_TOKEN_AUDIENCE", default_value = lateen_ca::TOKEN_AUDIENCE)]
-    pub token_audience: String,
+    /// Audiences of which tokens must name one; repeatable.
+    #[arg(long = "token-audience", value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = lateen_ca::TOKEN_AUDIENCE)]
+    pub token_audiences: Vec<String>,
+
+    /// Take a pod's token from any address, for networks that show one pod's address as another's.
+    #[arg(long, env = "LATEEN_TOKENS_FROM_ANYWHERE")]
+    pub tokens_from_anywhere: bool,
+
+    /// Accounts of node proxies, which may have the identities of pods on their node certified: `NAMESPACE/NAME`.
+    #[arg(
+        long = "trusted-node-account",
+        value_name = "ACCOUNT",
+        env = "CA_TRUSTED_NODE_ACCOUNTS",
+        value_delimiter = ',',
+        value_parser = account
+    )]
+    pub trusted_node_accounts: Vec<(Namespace, ServiceAccount)>,
 
     /// Default lifetime of workload certificates.
     #[arg(long, value_name = "DURATION", env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = duration)]
@@ -184,6 +198,13 @@ pub(crate) enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+fn account(text: &str) -> Result<(Namespace, ServiceAccount), String> {
+    let (namespace, name) = text.trim().split_once('/').ok_or("write it as NAMESPACE/NAME")?;
+    let namespace = Namespace::new(namespace).map_err(|error| error.to_string())?;
+    let name = ServiceAccount::new(name).map_err(|error| error.to_string())?;
+    Ok((namespace, name))
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, humantime::DurationError> {

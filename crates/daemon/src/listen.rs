@@ -128,7 +128,7 @@ async fn connection(
                                 request.extensions_mut().insert(peer);
                             }
                             Err(error) => {
-                                tracing::warn!(%error, %address, "stream refused");
+                                tracing::warn!(reason = error.reason(), %error, %address, "stream refused");
                                 return Ok(tonic::Status::unauthenticated(error.to_string()).into_http());
                             }
                         }

@@ -1,6 +1,8 @@
 //! `lateend`, the control plane: reads configuration, is the mesh's certificate authority, and steers proxies over ADS.
 
+mod cluster;
 mod config;
+mod controllers;
 mod debug;
 mod listen;
 mod metrics;
@@ -14,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use axum::routing::get;
 use clap::Parser as _;
 use lateen_ca::CertificateService;
@@ -52,9 +54,7 @@ async fn run(config: Config) -> Result<()> {
         LogFormat::Json => logging::Format::Json,
     };
     logging::init(format, &config.log)?;
-    if config.config.is_empty() {
-        bail!("give --config PATH: this version of lateend reads configuration from files only, not from a cluster");
-    }
+    let cluster = cluster::connect_to(&config).await?;
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();
     metrics.add_process()?;
@@ -62,8 +62,11 @@ async fn run(config: Config) -> Result<()> {
     let (supervisor, failures) = Supervisor::new();
     let readiness = Readiness::new();
 
-    let trust = trust::open(&config, &metrics, &supervisor)?;
-    let pipeline = pipeline::start(&config, &supervisor, &readiness, &metrics)?;
+    let trust = match &cluster {
+        Some(client) => trust::open_in_cluster(&config, client.clone(), &metrics, &supervisor).await?,
+        None => trust::open(&config, &metrics, &supervisor)?,
+    };
+    let pipeline = pipeline::start(&config, cluster.clone(), &supervisor, &readiness, &metrics)?;
     let distributor = Distributor::new(
         pipeline.snapshots.clone(),
         Box::new(|node, snapshot| {
@@ -72,6 +75,10 @@ async fn run(config: Config) -> Result<()> {
         ProgressMetrics::new(&metrics)?,
     );
     supervisor.spawn("distribute", distributor.clone().run());
+    if let Some(client) = cluster {
+        let inputs = controllers::Inputs::new(client, &trust, &pipeline, &distributor);
+        controllers::start(&config, &pod_name(), inputs, &supervisor);
+    }
 
     let sessions = Sessions::new();
     let instance = instance(&config);
@@ -98,9 +105,11 @@ async fn run(config: Config) -> Result<()> {
         xds_metrics,
         supervisor.drain(),
     );
-    let authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator))
-        .into_server()
-        .max_decoding_message_size(CA_REQUEST_LIMIT);
+    let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator));
+    if let Some(nodes) = &trust.nodes {
+        authority = authority.with_nodes(Arc::clone(nodes));
+    }
+    let authority = authority.into_server().max_decoding_message_size(CA_REQUEST_LIMIT);
 
     let webhooks = webhooks::router(pipeline.injection.clone(), &metrics)?;
     let admin = Admin {
@@ -156,10 +165,13 @@ async fn run(config: Config) -> Result<()> {
 
 /// The name of this instance among those of the mesh: that of its pod.
 fn instance(config: &Config) -> String {
-    let host = std::env::var("POD_NAME")
+    format!("{}.{}", pod_name(), config.namespace)
+}
+
+fn pod_name() -> String {
+    std::env::var("POD_NAME")
         .or_else(|_| std::env::var("HOSTNAME"))
-        .unwrap_or_else(|_| "lateend".to_owned());
-    format!("{host}.{}", config.namespace)
+        .unwrap_or_else(|_| "lateend".to_owned())
 }
 
 fn access(config: &Config, trust: &Trust) -> Access {

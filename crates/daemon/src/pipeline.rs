@@ -7,15 +7,18 @@ use anyhow::{Result, bail};
 use lateen_injector::InjectionSettings;
 use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
-use lateen_lower::{Event, Index, Object};
+use lateen_lower::{Index, Object};
 use lateen_model::{Diagnostic, Snapshot};
 use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
-use lateen_sources::file::{FileSource, Problem, Severity, Update, watch as watch_files};
+use lateen_sources::file::{FileSource, watch as watch_files};
+use lateen_sources::kube::{Client, watch as watch_cluster};
+use lateen_sources::{Problem, Severity, Update};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::controllers::Seen;
 use crate::metrics::IndexMetrics;
 use crate::webhooks::Injection;
 
@@ -30,9 +33,11 @@ pub(crate) struct Pipeline {
     pub objects: watch::Receiver<Arc<Objects>>,
     /// What pods get that ask for a sidecar.
     pub injection: watch::Receiver<Arc<InjectionSettings>>,
+    /// What the newest snapshot holds of the cluster.
+    pub seen: watch::Receiver<Seen>,
 }
 
-/// Configuration objects as the index holds them, and what is wrong with files.
+/// Configuration objects as the index holds them, and what is wrong with what they were read from.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     objects: Vec<Arc<Object>>,
@@ -54,45 +59,59 @@ impl Objects {
         Value::Array(configuration.map(|object| object.to_json()).collect())
     }
 
-    /// What is wrong with files.
+    /// What is wrong with files, and with objects of the cluster.
     pub(crate) fn problems(&self) -> Value {
         serde_json::to_value(&self.problems).unwrap_or_default()
     }
 }
 
-/// Starts the sources and the index.
+/// Starts the source, which is the cluster where there is one and the files that are named otherwise, and the index.
 pub(crate) fn start(
     config: &Config,
+    cluster: Option<Client>,
     supervisor: &Supervisor,
     readiness: &Readiness,
     metrics: &Metrics,
 ) -> Result<Pipeline> {
-    for path in &config.config {
-        if !path.exists() {
-            bail!("--config {}: no such file or directory", path.display());
-        }
-    }
     let settings = settings(config)?;
     let (updates, arriving) = mpsc::channel(WAITING);
-    let source = FileSource::new(config.config.clone(), settings.cluster.clone());
-    let synced = readiness.register("configuration files");
-    supervisor.spawn("files", watch_files(source, updates));
+    let synced = match cluster {
+        Some(client) => {
+            let settings = settings.clone();
+            let reading = async move { watch_cluster(client, &settings, updates).await };
+            supervisor.spawn("cluster", reading);
+            readiness.register("configuration of the cluster")
+        }
+        None => {
+            for path in &config.config {
+                if !path.exists() {
+                    bail!("--config {}: no such file or directory", path.display());
+                }
+            }
+            let source = FileSource::new(config.config.clone(), settings.cluster.clone());
+            supervisor.spawn("files", watch_files(source, updates));
+            readiness.register("configuration files")
+        }
+    };
 
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
     let (injection, injection_seen) = Injection::new(config);
+    let (seen, seen_so_far) = watch::channel(Seen::default());
     let owner = Owner {
         index: Index::new(settings),
         injection,
         snapshots,
         objects,
         metrics: IndexMetrics::new(metrics)?,
+        seen,
     };
     supervisor.spawn("index", owner.run(arriving, synced, supervisor.drain()));
     Ok(Pipeline {
         snapshots: snapshots_seen,
         objects: objects_seen,
         injection: injection_seen,
+        seen: seen_so_far,
     })
 }
 
@@ -119,6 +138,7 @@ struct Owner {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     objects: watch::Sender<Arc<Objects>>,
     metrics: IndexMetrics,
+    seen: watch::Sender<Seen>,
 }
 
 impl Owner {
@@ -131,24 +151,34 @@ impl Owner {
                 update = arriving.recv() => update,
                 () = drain.started() => return Ok(()),
             };
-            let Some(Update {
-                mut events,
-                mut problems,
-            }) = first
-            else {
-                bail!("the file source ended");
+            let Some(mut update) = first else {
+                bail!("the source of configuration ended");
             };
             let since = Instant::now();
             while let Ok(next) = arriving.try_recv() {
-                events.extend(next.events);
-                problems = next.problems;
+                update.events.extend(next.events);
+                (update.problems, update.versions) = (next.problems, next.versions);
             }
-            self = tokio::task::spawn_blocking(move || self.apply(events, problems, since)).await?;
+            self = tokio::task::spawn_blocking(move || self.apply(update, since)).await?;
             drop(synced.take());
         }
     }
 
-    fn apply(mut self, events: Vec<Event>, problems: Vec<Problem>, since: Instant) -> Self {
+    fn apply(mut self, update: Update, since: Instant) -> Self {
+        let Update {
+            events,
+            problems,
+            versions,
+        } = update;
+        let published = self.snapshots.borrow().as_ref().map(|snapshot| snapshot.generation);
+        if let Some(snapshot) = published
+            && events.is_empty()
+            && problems == self.objects.borrow().problems
+        {
+            // Objects were read in which nothing of interest changed.
+            self.seen.send_replace(Seen::new(snapshot, &versions));
+            return self;
+        }
         self.metrics.received(&events);
         self.injection.observe(&events);
         let begun = Instant::now();
@@ -178,6 +208,8 @@ impl Owner {
             findings,
             problems,
         }));
+        // Whoever learns of the snapshot finds out what it holds.
+        self.seen.send_replace(Seen::new(snapshot.generation, &versions));
         self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &snapshot));
             *current = Some(snapshot);

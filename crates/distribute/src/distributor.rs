@@ -11,7 +11,7 @@ use lateen_xds::{Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
 use tokio::sync::watch;
 
 use crate::families::{Families, class_name};
-use crate::progress::ProgressMetrics;
+use crate::progress::{Progress, ProgressMetrics, Rejection};
 
 /// Reads a Node as a proxy, in the light of a snapshot. The error is what the proxy is told.
 pub type ReadProxy = dyn Fn(&Node, &Snapshot) -> Result<Proxy, String> + Send + Sync;
@@ -22,6 +22,7 @@ pub struct Distributor {
     read: Arc<ReadProxy>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     state: Arc<Mutex<State>>,
+    moved: watch::Sender<()>,
     metrics: ProgressMetrics,
 }
 
@@ -36,7 +37,12 @@ struct Connected {
     proxy: Arc<Proxy>,
     classes: Arc<Classes>,
     wanted: watch::Sender<Arc<Wanted>>,
+    /// The snapshot with which its resources last changed: later ones ask nothing of it.
+    changed: u64,
+    /// The newest snapshot that it said it holds.
     settled: u64,
+    /// What it rejected: hash and its words, by type and name. It counts while the same content is wanted.
+    rejected: BTreeMap<(Arc<str>, Arc<str>), (u64, Arc<str>)>,
 }
 
 /// A connected proxy, for debug endpoints.
@@ -70,6 +76,7 @@ impl Distributor {
             read: Arc::from(read),
             snapshots,
             state: Arc::new(Mutex::new(state)),
+            moved: watch::Sender::new(()),
             metrics,
         }
     }
@@ -111,9 +118,8 @@ impl Distributor {
                         .set(type_url)
                         .is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
                 });
-                // Who needs no byte of a snapshot has settled on it already.
-                if !differs && connected.settled == current.snapshot {
-                    connected.settled = wanted.snapshot;
+                if differs {
+                    connected.changed = wanted.snapshot;
                 }
                 *current = if differs {
                     Arc::new(Wanted {
@@ -132,6 +138,45 @@ impl Distributor {
         self.metrics
             .snapshot
             .set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        drop(state);
+        self.moved.send_replace(());
+    }
+
+    /// How far the connected proxies have come.
+    pub fn progress(&self) -> Progress {
+        let state = self.lock();
+        let newest = state.families.generation();
+        let mut progress = Progress {
+            newest,
+            settled: newest,
+            ..Progress::default()
+        };
+        for connected in state.proxies.values() {
+            progress.proxies += 1;
+            let settled = connected.settled();
+            if settled < newest {
+                progress.behind += 1;
+                if progress.behind_proxy.is_none() || settled < progress.settled {
+                    progress.behind_proxy = Some(connected.node.id.as_str().into());
+                }
+                progress.settled = progress.settled.min(settled);
+            }
+            for (type_url, name, reason) in connected.rejections() {
+                progress.rejections.push(Rejection {
+                    objects: find_origins(&state.families, type_url, name),
+                    type_url: Arc::clone(type_url),
+                    name: Arc::clone(name),
+                    proxy: connected.node.id.as_str().into(),
+                    reason: Arc::clone(reason),
+                });
+            }
+        }
+        progress
+    }
+
+    /// Wakes whenever [`Self::progress`] may have changed.
+    pub fn moved(&self) -> watch::Receiver<()> {
+        self.moved.subscribe()
     }
 
     /// All connected proxies, in the order in which they connected.
@@ -145,7 +190,7 @@ impl Distributor {
                 node: Arc::clone(&connected.node),
                 class: class_name(&connected.classes),
                 wanted: connected.wanted.borrow().clone(),
-                settled: connected.settled,
+                settled: connected.settled(),
             })
             .collect()
     }
@@ -188,18 +233,53 @@ impl Distributor {
             proxy: Arc::new(proxy),
             classes,
             wanted,
+            changed: snapshot.generation,
             settled: 0,
+            rejected: BTreeMap::new(),
         };
         proxies.insert(id, connected);
         self.metrics
             .proxies
             .set(i64::try_from(proxies.len()).unwrap_or(i64::MAX));
+        drop(state);
+        self.moved.send_replace(());
         Ok(Registration {
             id,
             receiver,
             state: Arc::clone(&self.state),
+            moved: self.moved.clone(),
             proxies: self.metrics.proxies.clone(),
         })
+    }
+}
+
+impl Connected {
+    /// The newest snapshot that it holds completely, or needed no byte of.
+    fn settled(&self) -> u64 {
+        if self.settled >= self.changed {
+            self.wanted.borrow().snapshot.max(self.settled)
+        } else {
+            self.settled
+        }
+    }
+
+    /// What it rejected that it would still be sent: type, name, its words.
+    fn rejections(&self) -> Vec<(&Arc<str>, &Arc<str>, &Arc<str>)> {
+        if self.rejected.is_empty() {
+            return Vec::new();
+        }
+        let wanted = self.wanted.borrow();
+        let counts = |type_url: &str, name: &str, hash: u64| {
+            wanted
+                .set(type_url)
+                .and_then(|set| set.get(name))
+                .is_some_and(|resource| resource.hash == hash)
+        };
+        let rejected = self.rejected.iter();
+        rejected
+            .filter(|((type_url, name), (hash, _))| counts(type_url, name, *hash))
+            .map(|((type_url, name), (_, reason))| (type_url, name, reason))
+            .collect()
     }
 }
 
@@ -243,6 +323,7 @@ pub struct Registration {
     id: u64,
     receiver: watch::Receiver<Arc<Wanted>>,
     state: Arc<Mutex<State>>,
+    moved: watch::Sender<()>,
     proxies: prometheus::IntGauge,
 }
 
@@ -257,24 +338,33 @@ impl Subscription for Registration {
                 if let Some(connected) = lock(&self.state).proxies.get_mut(&self.id) {
                     connected.settled = connected.settled.max(*snapshot);
                 }
+                self.moved.send_replace(());
             }
             Event::Rejected {
-                type_url, name, reason, ..
+                type_url,
+                name,
+                reason,
+                hash,
             } => {
-                let state = lock(&self.state);
-                let origins = origins(&state.families, type_url, name);
+                let mut state = lock(&self.state);
+                let origins = find_origins(&state.families, type_url, name);
+                let origins: Vec<String> = origins.iter().map(ToString::to_string).collect();
                 tracing::warn!(%type_url, %name, %reason, ?origins, "a proxy rejected a resource");
+                if let Some(connected) = state.proxies.get_mut(&self.id) {
+                    let of = (Arc::clone(type_url), Arc::clone(name));
+                    connected.rejected.insert(of, (*hash, Arc::clone(reason)));
+                }
+                drop(state);
+                self.moved.send_replace(());
             }
             _ => {}
         }
     }
 }
 
-fn origins(families: &Families, type_url: &str, name: &str) -> Vec<String> {
+fn find_origins(families: &Families, type_url: &str, name: &str) -> Arc<[ObjectRef]> {
     let family = Family::ALL.into_iter().find(|family| family.type_url() == type_url);
-    family.map_or_else(Vec::new, |family| {
-        families.origins(name, family).iter().map(ToString::to_string).collect()
-    })
+    family.map_or_else(|| [].into(), |family| families.origins(name, family))
 }
 
 impl Drop for Registration {
@@ -282,5 +372,7 @@ impl Drop for Registration {
         let mut state = lock(&self.state);
         state.proxies.remove(&self.id);
         self.proxies.set(i64::try_from(state.proxies.len()).unwrap_or(i64::MAX));
+        drop(state);
+        self.moved.send_replace(());
     }
 }

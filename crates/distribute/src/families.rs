@@ -61,6 +61,11 @@ impl Families {
         self.generation = snapshot.generation;
     }
 
+    /// The snapshot last turned to; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Everything that proxies of these classes hold under the snapshot last turned to.
     pub fn wanted(&mut self, snapshot: &Snapshot, classes: &Classes) -> Arc<Wanted> {
         if let Some((wanted, generation)) = self.wanted.get(classes)

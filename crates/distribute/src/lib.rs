@@ -11,4 +11,4 @@ mod progress;
 
 pub use distributor::{ConnectedProxy, Distributor, ReadProxy};
 pub use families::Families;
-pub use progress::ProgressMetrics;
+pub use progress::{Progress, ProgressMetrics, Rejection};

@@ -1,7 +1,42 @@
 //! How far proxies have come.
 
+use std::sync::Arc;
+
+use lateen_names::ObjectRef;
 use lateen_runtime::metrics::{Error, Metrics};
 use prometheus::IntGauge;
+
+/// How far the connected proxies have come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// How many there are.
+    pub proxies: usize,
+    /// The newest snapshot.
+    pub newest: u64,
+    /// The newest snapshot that all of them hold, or needed no byte of; the newest there is when none is connected.
+    pub settled: u64,
+    /// How many do not hold the newest snapshot yet.
+    pub behind: usize,
+    /// The ID of the one that is furthest behind.
+    pub behind_proxy: Option<Arc<str>>,
+    /// What they rejected and would still be sent.
+    pub rejections: Vec<Rejection>,
+}
+
+/// A resource that a proxy rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The objects that it was made from.
+    pub objects: Arc<[ObjectRef]>,
+    /// Its type.
+    pub type_url: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The proxy's ID.
+    pub proxy: Arc<str>,
+    /// The proxy's words.
+    pub reason: Arc<str>,
+}
 
 /// Gauges of the distributor.
 #[derive(Debug, Clone)]

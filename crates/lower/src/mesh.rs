@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use lateen_api::mesh::config::{
-    AccessLogEncoding, H2UpgradePolicy, InboundTrafficPolicyMode, IngressControllerMode, LabelSelector, MeshConfig,
-    MeshTlsProtocol, NormalizationType, OutboundTrafficPolicyMode, TlsConfig,
+    AccessLogEncoding, H2UpgradePolicy, InboundTrafficPolicyMode, IngressControllerMode, LabelSelector,
+    LabelSelectorRequirement, MeshConfig, MeshTlsProtocol, NormalizationType, OutboundTrafficPolicyMode, TlsConfig,
 };
 use lateen_api::mesh::networks::{MeshNetworks, NetworkEndpointsSource, NetworkGatewayAddress};
 use lateen_model::mesh::{
     ExtensionProvider, IngressMode, LogFormat, Mesh, NetworkGateway, NetworkInfo, PathNormalization, ServiceSettings,
     TlsSettings,
 };
+use lateen_model::selector::{Operator, Requirement};
 use lateen_model::sidecar::OutboundPolicy;
-use lateen_model::{Diagnostic, ExportTo, Labels, Selector, Severity};
+use lateen_model::{Diagnostic, ExportTo, NamespaceSelector, Severity};
 use lateen_names::{ClusterId, Hostname, InvalidName, Name, Namespace, Network, ObjectKey, ObjectRef, TrustDomain};
 use serde_json::Value;
 
@@ -102,29 +103,6 @@ pub struct Lowered {
     pub gateway_services: Vec<GatewayService>,
     /// Which namespaces are looked at; empty for all.
     pub discovery: Vec<NamespaceSelector>,
-}
-
-/// Selects namespaces by labels and expressions over labels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamespaceSelector(LabelSelector);
-
-impl NamespaceSelector {
-    /// Whether a namespace with these labels is selected. An expression with an unknown operator selects nothing.
-    pub fn matches(&self, labels: &Labels) -> bool {
-        let equal = |(key, value): (&String, &String)| labels.get(key.as_str()).is_some_and(|found| **found == **value);
-        self.0.match_labels.iter().all(equal)
-            && self.0.match_expressions.iter().all(|expression| {
-                let found = labels.get(expression.key.as_str());
-                let among = found.is_some_and(|value| expression.values.iter().any(|candidate| **candidate == **value));
-                match expression.operator.as_str() {
-                    "In" => among,
-                    "NotIn" => !among,
-                    "Exists" => found.is_some(),
-                    "DoesNotExist" => found.is_none(),
-                    _ => false,
-                }
-            })
-    }
 }
 
 /// Lays the documents over the defaults. `origin` is the ConfigMap, for diagnostics. `chart` adds what Istio's chart
@@ -253,6 +231,7 @@ pub fn lower(
     let policy = policy.unwrap_or_default();
     let duration = |value: Option<lateen_api::Duration>| value.and_then(lateen_api::Duration::to_std);
     let port = |number: i32, default: u16| u16::try_from(number).ok().filter(|port| *port != 0).unwrap_or(default);
+    let discovery: Vec<NamespaceSelector> = mesh.discovery_selectors.iter().map(namespace_selector).collect();
     let lowered = Mesh {
         trust_domain,
         trust_domain_aliases: texts(&mesh.trust_domain_aliases),
@@ -335,13 +314,7 @@ pub fn lower(
                     .collect(),
             })
             .collect(),
-        discovery_selectors: mesh
-            .discovery_selectors
-            .iter()
-            .map(|selector| Selector {
-                labels: labels(Some(&selector.match_labels)),
-            })
-            .collect(),
+        discovery_selectors: discovery.clone(),
         networks,
         default_http_pool: policy.pool.as_ref().and_then(|pool| pool.http.clone()),
         default_policy: policy,
@@ -359,16 +332,28 @@ pub fn lower(
             .collect(),
         root_namespace,
     };
-    let discovery = mesh
-        .discovery_selectors
-        .iter()
-        .cloned()
-        .map(NamespaceSelector)
-        .collect();
     Lowered {
         mesh: lowered,
         gateway_services,
         discovery,
+    }
+}
+
+fn namespace_selector(selector: &LabelSelector) -> NamespaceSelector {
+    let requirement = |expression: &LabelSelectorRequirement| Requirement {
+        key: expression.key.as_str().into(),
+        operator: match expression.operator.as_str() {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            _ => Operator::Unknown,
+        },
+        values: expression.values.iter().map(|value| value.as_str().into()).collect(),
+    };
+    NamespaceSelector {
+        labels: labels(Some(&selector.match_labels)),
+        expressions: selector.match_expressions.iter().map(requirement).collect(),
     }
 }
 

@@ -24,7 +24,7 @@ mod table;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use proxy::Proxy;
-pub use selector::{ExportTo, Labels, Selector};
+pub use selector::{ExportTo, Labels, NamespaceSelector, Selector};
 pub use service::{Service, ServiceKey};
 pub use snapshot::Snapshot;
 pub use table::{Change, Shared, Table};

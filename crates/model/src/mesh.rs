@@ -10,7 +10,7 @@ use lateen_names::{Hostname, Namespace, Network, TrustDomain};
 use crate::destination::{ClientTls, HttpPool, Keepalive, LocalityLb};
 use crate::route::Retries;
 use crate::sidecar::OutboundPolicy;
-use crate::{ExportTo, Selector};
+use crate::{ExportTo, NamespaceSelector};
 
 /// Format of access log lines.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -187,8 +187,8 @@ pub struct Mesh {
     pub preserve_header_case: bool,
     /// Services whose traffic stays in their cluster, and so on.
     pub service_settings: Vec<ServiceSettings>,
-    /// Labels of the namespaces that are looked at; empty: all. `lower` has applied them already, expressions too.
-    pub discovery_selectors: Vec<Selector>,
+    /// The namespaces that are looked at: those that one of these selects; without any, all. `lower` has applied them.
+    pub discovery_selectors: Vec<NamespaceSelector>,
     /// Networks.
     pub networks: BTreeMap<Network, NetworkInfo>,
     /// Pool and outlier detection where a DestinationRule has none (`defaultTrafficPolicy`); nothing else is set in it.

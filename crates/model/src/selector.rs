@@ -27,6 +27,59 @@ impl Selector {
     }
 }
 
+/// Selects namespaces by labels and by expressions over labels, all of which must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct NamespaceSelector {
+    /// The labels that a namespace must carry, with these values.
+    pub labels: Labels,
+    /// What else must hold.
+    pub expressions: Vec<Requirement>,
+}
+
+/// What a label must be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: Arc<str>,
+    /// What must hold of it.
+    pub operator: Operator,
+    /// The values that the operator is about.
+    pub values: Vec<Arc<str>>,
+}
+
+/// What must hold of a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operator {
+    /// It is one of the values.
+    In,
+    /// It is none of the values, or absent.
+    NotIn,
+    /// It is there.
+    Exists,
+    /// It is absent.
+    DoesNotExist,
+    /// An operator that nobody knows: selects nothing.
+    Unknown,
+}
+
+impl NamespaceSelector {
+    /// Whether a namespace with these labels is selected.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.expressions.iter().all(|requirement| {
+                let found = labels.get(&requirement.key);
+                let among = found.is_some_and(|value| requirement.values.contains(value));
+                match requirement.operator {
+                    Operator::In => among,
+                    Operator::NotIn => !among,
+                    Operator::Exists => found.is_some(),
+                    Operator::DoesNotExist => found.is_none(),
+                    Operator::Unknown => false,
+                }
+            })
+    }
+}
+
 /// The namespaces whose proxies may see an object (`exportTo`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum ExportTo {

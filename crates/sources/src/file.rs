@@ -15,7 +15,6 @@ mod tree;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,44 +22,14 @@ use std::sync::Arc;
 use lateen_lower::Admission;
 use lateen_lower::object::{Change, Event, Kind, Object};
 use lateen_names::{ClusterId, ObjectKey, ObjectRef};
-use serde::Serialize;
 
 use parse::Parsed;
-pub use watch::{Update, WatchError, watch};
+pub use watch::{WatchError, watch};
+
+pub use crate::update::{Problem, Severity, Update};
 
 /// The largest file that is read. An API server takes 1.5 MiB per object; this is a great many objects.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
-
-/// How bad a problem is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Something is left out that nobody misses, such as a kind that Lateen does not read.
-    Notice,
-    /// Something is probably not what was meant.
-    Warning,
-    /// The file or the object does not count; what it held before does.
-    Error,
-}
-
-/// Something in a file that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Problem {
-    /// The file.
-    pub file: PathBuf,
-    /// Line, from 1, where known.
-    pub line: Option<usize>,
-    /// Column, from 1, where known.
-    pub column: Option<usize>,
-    /// The object, as `Kind namespace/name`, where known.
-    pub object: Option<String>,
-    /// Path of the field, e.g. `spec.http[0].timeout`; empty where the whole document is meant.
-    pub field: String,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What is wrong, and what to do.
-    pub message: String,
-}
 
 /// A path cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -360,41 +329,6 @@ fn read_text(path: &Path) -> Result<String, Unreadable> {
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
         Unreadable::Broken(format!("is not UTF-8 in line {line}"))
     })
-}
-
-impl Problem {
-    fn of_file(path: &Path, severity: Severity, message: String) -> Self {
-        Self {
-            file: path.to_path_buf(),
-            line: None,
-            column: None,
-            object: None,
-            field: String::new(),
-            severity,
-            message,
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    /// `file:line:column: Kind namespace/name: field: message`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-            if let Some(column) = self.column {
-                write!(f, ":{column}")?;
-            }
-        }
-        write!(f, ": ")?;
-        if let Some(object) = &self.object {
-            write!(f, "{object}: ")?;
-        }
-        if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
-        }
-        f.write_str(&self.message)
-    }
 }
 
 #[cfg(test)]

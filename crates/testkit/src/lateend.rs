@@ -52,13 +52,20 @@ fn lateend() -> Result<&'static Path> {
     found.as_deref().map_err(|error| anyhow!("{error}"))
 }
 
-/// A `lateend` that reads a world's files. It is killed when dropped.
+/// A `lateend` that reads a world's files, or a cluster. It is killed when dropped.
 #[derive(Debug)]
 pub struct Lateend {
     process: Process,
     directory: PathBuf,
-    config: PathBuf,
+    source: Source,
     addresses: Addresses,
+}
+
+/// Where it reads configuration.
+#[derive(Debug, Clone)]
+enum Source {
+    Files(PathBuf),
+    Cluster { kubeconfig: PathBuf, flags: Vec<String> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +83,36 @@ impl Lateend {
     /// # Errors
     /// When it does not build, ends, or is not ready in time; with the end of its log.
     pub async fn start(world: &World) -> Result<Self> {
+        let source = Source::Files(world.config().to_owned());
+        let mut started = Self::launch(world.directory(), source)?;
+        started.wait().await?;
+        Ok(started)
+    }
+
+    /// Starts one that reads the cluster of a kubeconfig, with its data and log in a directory, and waits until it is
+    /// ready. `flags` are given to it besides.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_in_cluster(kubeconfig: &Path, directory: &Path, flags: &[&str]) -> Result<Self> {
+        let mut started = Self::launch_in_cluster(kubeconfig, directory, flags)?;
+        started.wait().await?;
+        Ok(started)
+    }
+
+    /// As [`Self::start_in_cluster`], without waiting.
+    ///
+    /// # Errors
+    /// When it does not build or cannot be started.
+    pub fn launch_in_cluster(kubeconfig: &Path, directory: &Path, flags: &[&str]) -> Result<Self> {
+        let source = Source::Cluster {
+            kubeconfig: kubeconfig.to_owned(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        };
+        Self::launch(directory, source)
+    }
+
+    fn launch(directory: &Path, source: Source) -> Result<Self> {
         let port = || ports::free().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let addresses = Addresses {
             plaintext: port()?,
@@ -84,16 +121,12 @@ impl Lateend {
             https: port()?,
             monitoring: port()?,
         };
-        let (directory, config) = (world.directory().to_owned(), world.config().to_owned());
-        let process = spawn(&directory, &config, addresses)?;
-        let mut started = Self {
-            process,
-            directory,
-            config,
+        Ok(Self {
+            process: spawn(directory, &source, addresses)?,
+            directory: directory.to_owned(),
+            source,
             addresses,
-        };
-        started.wait().await?;
-        Ok(started)
+        })
     }
 
     /// Starts it again after [`Self::kill`], on the same ports and data, and waits until it is ready.
@@ -101,7 +134,7 @@ impl Lateend {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.directory, &self.config, self.addresses)?;
+        self.process = spawn(&self.directory, &self.source, self.addresses)?;
         self.wait().await
     }
 
@@ -162,6 +195,11 @@ impl Lateend {
         self.process.log(60)
     }
 
+    /// All of its log.
+    pub fn whole_log(&self) -> String {
+        self.process.log(usize::MAX)
+    }
+
     async fn wait(&mut self) -> Result<()> {
         let waiting = eventually("lateend is ready", STARTING, async || {
             if let Some(status) = self.process.ended() {
@@ -173,9 +211,14 @@ impl Lateend {
     }
 }
 
-fn spawn(directory: &Path, config: &Path, addresses: Addresses) -> Result<Process> {
+fn spawn(directory: &Path, source: &Source, addresses: Addresses) -> Result<Process> {
     let mut command = Command::new(lateend()?);
-    command.arg("--config").arg(config);
+    // What this process is told of clusters is no business of the one under test.
+    command.env_remove("KUBECONFIG");
+    match source {
+        Source::Files(path) => command.arg("--config").arg(path),
+        Source::Cluster { kubeconfig, flags } => command.arg("--kubeconfig").arg(kubeconfig).args(flags),
+    };
     command.arg("--data-dir").arg(directory.join("data"));
     command.arg("--cacerts").arg(directory.join("no-cacerts"));
     for (flag, address) in [

@@ -5,6 +5,7 @@
 //! gives up at a deadline. Errors say what was waited for; logs of processes are kept until the world is dropped.
 
 pub mod agent;
+pub mod apiserver;
 pub mod envoy;
 pub mod http;
 pub mod lateend;
@@ -16,6 +17,7 @@ pub mod wait;
 pub mod world;
 
 pub use agent::GatewayAgent;
+pub use apiserver::ApiServer;
 pub use envoy::Envoy;
 pub use lateend::Lateend;
 pub use load::{Load, Tally};

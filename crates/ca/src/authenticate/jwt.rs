@@ -1,5 +1,6 @@
 //! Tokens checked by their issuer's published keys.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -298,12 +299,18 @@ impl JwtVerifier {
             namespace: Namespace::new(namespace)?,
             service_account: ServiceAccount::new(account)?,
             issuer: self.issuer.clone(),
+            pod: None,
         })
     }
 }
 
 impl TokenVerifier for JwtVerifier {
-    fn verify<'a>(&'a self, token: &'a str, now: SystemTime) -> BoxFuture<'a, Result<TokenSubject, TokenError>> {
+    fn verify<'a>(
+        &'a self,
+        token: &'a str,
+        _: Option<IpAddr>,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<TokenSubject, TokenError>> {
         std::future::ready(self.check(token, now)).boxed()
     }
 }

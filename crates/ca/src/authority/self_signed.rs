@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 use super::{CaConfig, CaError, State, new_serial};
 use crate::files;
 
-const CERT: &str = "ca-cert.pem";
-const KEY: &str = "ca-key.pem";
-const ROOTS: &str = "root-cert.pem";
-const NEXT_CERT: &str = "next-ca-cert.pem";
-const NEXT_KEY: &str = "next-ca-key.pem";
-const ROTATION: &str = "rotation.json";
+pub(super) const CERT: &str = "ca-cert.pem";
+pub(super) const KEY: &str = "ca-key.pem";
+pub(super) const ROOTS: &str = "root-cert.pem";
+pub(super) const NEXT_CERT: &str = "next-ca-cert.pem";
+pub(super) const NEXT_KEY: &str = "next-ca-key.pem";
+pub(super) const ROTATION: &str = "rotation.json";
 
 /// Where the replacement of the root stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) enum Rotation {
 /// `rotation.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+pub(super) struct Record {
     stage: RecordedStage,
     /// When the next step is due, in seconds since 1970.
     due: u64,
@@ -69,9 +69,17 @@ struct Record {
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum RecordedStage {
+pub(super) enum RecordedStage {
     Announced,
     Switched,
+}
+
+/// The step that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Announce,
+    Switch,
+    Retire,
 }
 
 /// One step of a rotation: writes the files, then gives the new state.
@@ -101,6 +109,16 @@ impl Rotation {
     }
 }
 
+impl Due {
+    pub(super) fn in_files(self) -> Step {
+        match self {
+            Self::Announce => announce,
+            Self::Switch => switch,
+            Self::Retire => retire,
+        }
+    }
+}
+
 /// Loads the root and where its rotation stands, or makes a root. Whatever is due is done at once.
 ///
 /// # Errors
@@ -109,25 +127,25 @@ pub(super) fn open(directory: &Path, config: &CaConfig, now: SystemTime) -> Resu
     files::ensure_directory(directory)?;
     let mut state = load(directory, config, now)?;
     for _ in 0..3 {
-        let Some(step) = due(&state, config, now) else { break };
-        state = step(&state, directory, config, now)?;
+        let Some(due) = due(&state, config, now) else { break };
+        state = due.in_files()(&state, directory, config, now)?;
     }
     Ok(state)
 }
 
 /// The step that is due at `now`, if any.
-pub(super) fn due(state: &State, config: &CaConfig, now: SystemTime) -> Option<Step> {
+pub(super) fn due(state: &State, config: &CaConfig, now: SystemTime) -> Option<Due> {
     let validity = state.signing.certificate().validity();
     match &state.rotation {
         Rotation::Stable => {
             let left = validity.not_after.duration_since(now).unwrap_or_default();
             let grace = validity.length() / 100 * u32::from(config.rotation.grace_percent.min(100));
-            (left <= grace).then_some(announce as Step)
+            (left <= grace).then_some(Due::Announce)
         }
         Rotation::Announced { switch_at, .. } => {
-            (*switch_at <= now || validity.not_after <= now).then_some(switch as Step)
+            (*switch_at <= now || validity.not_after <= now).then_some(Due::Switch)
         }
-        Rotation::Switched { retire_at, .. } => (*retire_at <= now).then_some(retire as Step),
+        Rotation::Switched { retire_at, .. } => (*retire_at <= now).then_some(Due::Retire),
     }
 }
 
@@ -192,14 +210,14 @@ pub(super) fn retire(state: &State, directory: &Path, _: &CaConfig, _: SystemTim
     })
 }
 
-fn wrong_stage(step: &'static str, state: &State) -> CaError {
+pub(super) fn wrong_stage(step: &'static str, state: &State) -> CaError {
     CaError::WrongStage {
         step,
         stage: state.rotation.stage().name(),
     }
 }
 
-fn new_root(config: &CaConfig, key: PrivateKey, now: SystemTime) -> Result<SigningCa, CaError> {
+pub(super) fn new_root(config: &CaConfig, key: PrivateKey, now: SystemTime) -> Result<SigningCa, CaError> {
     Ok(SigningCa::self_signed(
         &config.trust_domain,
         key,
@@ -209,15 +227,21 @@ fn new_root(config: &CaConfig, key: PrivateKey, now: SystemTime) -> Result<Signi
 }
 
 fn record(directory: &Path, stage: RecordedStage, due: SystemTime, old: &str) -> Result<(), CaError> {
+    Ok(files::replace(
+        &directory.join(ROTATION),
+        &encode_record(stage, due, old),
+    )?)
+}
+
+pub(super) fn encode_record(stage: RecordedStage, due: SystemTime, old: &str) -> Vec<u8> {
     let due = due.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     // Three plain fields: always has a JSON form.
-    let json = serde_json::to_vec(&Record {
+    serde_json::to_vec(&Record {
         stage,
         due,
         old: old.to_owned(),
     })
-    .unwrap_or_default();
-    Ok(files::replace(&directory.join(ROTATION), &json)?)
+    .unwrap_or_default()
 }
 
 fn load(directory: &Path, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
@@ -225,8 +249,27 @@ fn load(directory: &Path, config: &CaConfig, now: SystemTime) -> Result<State, C
     let mut bundle = load_roots(directory, &signing)?;
     let record = files::read_if_there(&directory.join(ROTATION))?.and_then(|json| read_record(directory, &json));
     let next = load_next(directory)?;
+    let rotation = rotation_of(&signing, next, record, config, now);
+    if let Rotation::Announced { next, .. } = &rotation {
+        bundle.add(next.certificate().clone());
+    }
+    Ok(State {
+        signing: Arc::new(signing),
+        bundle: Arc::new(bundle),
+        rotation,
+    })
+}
+
+/// Where the rotation stands, from what was kept of it.
+pub(super) fn rotation_of(
+    signing: &SigningCa,
+    next: Option<SigningCa>,
+    record: Option<Record>,
+    config: &CaConfig,
+    now: SystemTime,
+) -> Rotation {
     let at = |record: &Record| SystemTime::UNIX_EPOCH + Duration::from_secs(record.due);
-    let rotation = match (next, record) {
+    match (next, record) {
         (Some(next), Some(record)) if record.stage == RecordedStage::Announced => Rotation::Announced {
             next: Arc::new(next),
             switch_at: at(&record),
@@ -250,15 +293,7 @@ fn load(directory: &Path, config: &CaConfig, now: SystemTime) -> Result<State, C
             }
         }
         (None, _) => Rotation::Stable,
-    };
-    if let Rotation::Announced { next, .. } = &rotation {
-        bundle.add(next.certificate().clone());
     }
-    Ok(State {
-        signing: Arc::new(signing),
-        bundle: Arc::new(bundle),
-        rotation,
-    })
 }
 
 /// The signing root. On first use it is made: the key first, which one of several processes wins, then the certificate.
@@ -346,13 +381,13 @@ fn load_next(directory: &Path) -> Result<Option<SigningCa>, CaError> {
     }
 }
 
-fn read_record(directory: &Path, json: &[u8]) -> Option<Record> {
+pub(super) fn read_record(directory: &Path, json: &[u8]) -> Option<Record> {
     serde_json::from_slice(json)
         .inspect_err(|error| warn!(%error, file = ROTATION, directory = %directory.display(), "cannot read how far the rotation got"))
         .ok()
 }
 
-fn content(directory: &Path, source: CaFileError) -> CaError {
+pub(super) fn content(directory: &Path, source: CaFileError) -> CaError {
     CaError::Content {
         directory: directory.to_owned(),
         source,

@@ -34,7 +34,8 @@ async fn a_certificate_or_a_token_proves_an_identity() {
     assert_eq!(
         caller.proof,
         Proof::Token {
-            issuer: "https://lateen.local".to_owned()
+            issuer: "https://lateen.local".to_owned(),
+            pod: None,
         }
     );
     let nobody = mesh.authenticator.verified_identity(None, None).await.unwrap_err();

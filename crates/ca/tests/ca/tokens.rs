@@ -67,7 +67,7 @@ impl Rsa {
 }
 
 async fn check(verifier: &JwtVerifier, token: &str, now: SystemTime) -> Result<TokenSubject, TokenError> {
-    verifier.verify(token, now).await
+    verifier.verify(token, None, now).await
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use lateen_model::endpoint::{Endpoints, Instances, Workload};
 use lateen_model::mesh::{Mesh, NetworkGateway};
 use lateen_model::service::TrafficDistribution;
-use lateen_model::{Diagnostic, Labels, Service, ServiceKey, Shared, Table};
+use lateen_model::{Diagnostic, Labels, NamespaceSelector, Service, ServiceKey, Shared, Table};
 use lateen_names::{ClusterId, Hostname, Namespace, Network, ObjectKey};
 
 use super::entry::EntryFacts;
@@ -26,7 +26,6 @@ use super::pod::{NodeFacts, PodFacts};
 use super::service::ServiceFacts;
 use super::slice::SliceFacts;
 use super::workload::WorkloadFacts;
-use crate::mesh::NamespaceSelector;
 
 /// Settings on which everything here depends.
 #[derive(Debug, Clone, Copy)]

@@ -1,16 +1,17 @@
 //! Reloading when files change.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lateen_lower::object::Event;
 use notify::Watcher;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::places::Places;
-use super::{FileSource, Problem, Severity};
+use super::{FileSource, Problem, Update};
+use crate::update::log_new;
 
 /// Editors write a file in several steps: nothing is read before there was quiet for this long …
 const QUIET: Duration = Duration::from_millis(20);
@@ -18,15 +19,6 @@ const QUIET: Duration = Duration::from_millis(20);
 const AT_MOST: Duration = Duration::from_millis(200);
 /// How often files are read though nothing tells of a change: notifications can be lost.
 const RESCAN: Duration = Duration::from_secs(30);
-
-/// What a reload brought.
-#[derive(Debug)]
-pub struct Update {
-    /// Differences, in one batch; may be empty when only problems changed. The first update is everything.
-    pub events: Vec<Event>,
-    /// All that is wrong with the files now.
-    pub problems: Vec<Problem>,
-}
 
 /// Reads all files, hands on what they hold, and goes on handing on what changes until the receiver is gone. Each
 /// problem is logged when it comes up.
@@ -72,6 +64,7 @@ pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Res
                     if updates
                         .send(Update {
                             events,
+                            versions: BTreeMap::new(),
                             problems: problems.clone(),
                         })
                         .await
@@ -119,16 +112,6 @@ fn move_on(places: &Mutex<Places>, paths: &[PathBuf], watcher: &mut dyn Watcher)
 /// It is written in one go, so one that a panic left behind is whole.
 fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn log_new(old: &[Problem], new: &[Problem]) {
-    for problem in new.iter().filter(|problem| !old.contains(problem)) {
-        match problem.severity {
-            Severity::Error => tracing::error!(%problem, "configuration file"),
-            Severity::Warning => tracing::warn!(%problem, "configuration file"),
-            Severity::Notice => tracing::info!(%problem, "configuration file"),
-        }
-    }
 }
 
 /// Files cannot be watched.

@@ -1,0 +1,250 @@
+//! What this process writes to the cluster: wiring of `lateen-controllers`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use lateen_ca::pki::TrustBundle;
+use lateen_controllers::progress::{Holdings, Rejection, Replica, Report, Versions, publish};
+use lateen_controllers::status::{Findings, Scope, kind_name};
+use lateen_controllers::{Election, Elector, Leadership, root_certificates, status, webhooks};
+use lateen_distribute::Distributor;
+use lateen_lower::Kind;
+use lateen_model::Snapshot;
+use lateen_names::Namespace;
+use lateen_runtime::{Drain, Supervisor};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::pipeline::{Objects, Pipeline};
+use crate::trust::Trust;
+
+/// Changes of progress in quick succession are looked at together.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// The snapshot's number.
+    pub snapshot: u64,
+    /// The highest versions that the cluster's watches had brought by then, by kind.
+    pub versions: Versions,
+}
+
+impl Seen {
+    /// What a snapshot holds when sources have read this far.
+    pub(crate) fn new(snapshot: u64, versions: &BTreeMap<Kind, u64>) -> Self {
+        let versions = versions
+            .iter()
+            .map(|(kind, version)| (kind_name(kind.name(), kind.group()), *version));
+        Self {
+            snapshot,
+            versions: versions.collect(),
+        }
+    }
+}
+
+/// What the controllers look at.
+pub(crate) struct Inputs {
+    /// The cluster.
+    pub client: Client,
+    /// Whom the mesh trusts.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// The newest snapshot.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// What users should know of the objects.
+    pub objects: watch::Receiver<Arc<Objects>>,
+    /// What the newest snapshot holds.
+    pub seen: watch::Receiver<Seen>,
+    /// How far proxies have come.
+    pub distributor: Distributor,
+}
+
+impl Inputs {
+    /// From the parts of this process.
+    pub(crate) fn new(client: Client, trust: &Trust, pipeline: &Pipeline, distributor: &Distributor) -> Self {
+        Self {
+            client,
+            bundle: trust.authority.trust_bundle(),
+            snapshots: pipeline.snapshots.clone(),
+            objects: pipeline.objects.clone(),
+            seen: pipeline.seen.clone(),
+            distributor: distributor.clone(),
+        }
+    }
+}
+
+/// The revision in labels of a control plane that names none.
+const DEFAULT_REVISION: &str = "default";
+
+/// Starts all controllers. `identity` is the pod's name.
+pub(crate) fn start(config: &Config, identity: &str, inputs: Inputs, supervisor: &Supervisor) {
+    let namespace = config.namespace.to_string();
+    let revision = config.revision.clone().filter(|revision| !revision.is_empty());
+    let revision = revision.unwrap_or_else(|| DEFAULT_REVISION.to_owned());
+    let Inputs {
+        client,
+        bundle,
+        snapshots,
+        objects,
+        seen,
+        distributor,
+    } = inputs;
+
+    let replica = Replica {
+        namespace: namespace.clone(),
+        name: identity.to_owned(),
+        revision: revision.clone(),
+    };
+    let (report, reports) = watch::channel(Arc::default());
+    supervisor.spawn("progress", follow(distributor, seen, report, supervisor.drain()));
+    supervisor.spawn("replica", publish(client.clone(), replica, reports, supervisor.drain()));
+
+    // One writes for the whole mesh; webhooks are each revision's own.
+    let elect = |name: String| {
+        let election = Election::new(namespace.clone(), name.clone(), identity);
+        let (elector, leadership) = Elector::new(client.clone(), election);
+        supervisor.spawn(format!("election of {name}"), elector.run(supervisor.drain()));
+        leadership
+    };
+    let mesh = elect("lateen-leader".to_owned());
+    let own = elect(format!("lateen-leader-{revision}"));
+
+    let (scope, scopes) = watch::channel(Scope {
+        revision: revision.clone(),
+        ..Scope::default()
+    });
+    let (namespaces, namespaces_seen) = watch::channel(Arc::default());
+    supervisor.spawn("namespaces", select(snapshots, namespaces, scope, supervisor.drain()));
+    let (by_object, findings_seen) = watch::channel(Arc::default());
+    supervisor.spawn("findings", sort(objects, by_object, supervisor.drain()));
+
+    let (of, roots) = (client.clone(), bundle.clone());
+    let work = move || root_certificates::keep(of.clone(), namespaces_seen.clone(), roots.clone());
+    spawn(supervisor, "root certificates", mesh.clone(), work);
+    let (of, from) = (client.clone(), namespace.clone());
+    let work = move || status::keep(of.clone(), from.clone(), scopes.clone(), findings_seen.clone());
+    spawn(supervisor, "status", mesh, work);
+    let work = move || webhooks::keep(client.clone(), namespace.clone(), revision.clone(), bundle.clone());
+    spawn(supervisor, "webhook configurations", own, work);
+}
+
+fn spawn<F>(supervisor: &Supervisor, name: &str, leadership: Leadership, work: impl FnMut() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let drain = supervisor.drain();
+    supervisor.spawn(name, async move { leadership.lead(drain, work).await });
+}
+
+/// Makes the report of this replica from what snapshots hold and how far proxies have come.
+async fn follow(
+    distributor: Distributor,
+    mut seen: watch::Receiver<Seen>,
+    report: watch::Sender<Arc<Report>>,
+    drain: Drain,
+) {
+    let mut moved = distributor.moved();
+    let mut holdings = Holdings::default();
+    seen.mark_changed();
+    loop {
+        tokio::select! {
+            Ok(()) = seen.changed() => {
+                let Seen { snapshot, versions } = seen.borrow_and_update().clone();
+                if snapshot > 0 {
+                    holdings.record(snapshot, versions);
+                }
+            }
+            Ok(()) = moved.changed() => {}
+            () = drain.started() => return,
+        }
+        let progress = distributor.progress();
+        holdings.forget_before(progress.settled);
+        let rejections = progress.rejections.iter().flat_map(|rejection| {
+            rejection.objects.iter().map(|object| Rejection {
+                object: object.clone(),
+                resource: rejection.name.to_string(),
+                proxy: rejection.proxy.to_string(),
+                reason: rejection.reason.to_string(),
+            })
+        });
+        let rejections: BTreeSet<Rejection> = rejections.collect();
+        let now = Report {
+            proxies: progress.proxies,
+            held: holdings.at(progress.settled),
+            // What is not compiled yet is in no snapshot that a proxy could reject.
+            seen: holdings.at(progress.newest),
+            behind: progress.behind,
+            behind_proxy: progress.behind_proxy.map(|proxy| proxy.to_string()),
+            rejections: rejections.into_iter().collect(),
+        };
+        report.send_if_modified(|known| {
+            let differs = **known != now;
+            if differs {
+                *known = Arc::new(now);
+            }
+            differs
+        });
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = drain.started() => return,
+        }
+    }
+}
+
+/// The namespaces that the mesh's discovery selectors select.
+async fn select(
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    namespaces: watch::Sender<Arc<BTreeSet<Namespace>>>,
+    scope: watch::Sender<Scope>,
+    drain: Drain,
+) {
+    snapshots.mark_changed();
+    loop {
+        tokio::select! {
+            Ok(()) = snapshots.changed() => {}
+            () = drain.started() => return,
+        }
+        let Some(snapshot) = snapshots.borrow_and_update().clone() else {
+            continue;
+        };
+        let selectors = &snapshot.mesh.discovery_selectors;
+        let selected = snapshot
+            .namespaces
+            .iter()
+            .filter(|(_, labels)| selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels)));
+        let selected: BTreeSet<Namespace> = selected.map(|(namespace, _)| namespace.clone()).collect();
+        if **namespaces.borrow() != selected {
+            let selected = Arc::new(selected);
+            namespaces.send_replace(Arc::clone(&selected));
+            scope.send_modify(|scope| scope.namespaces = selected);
+        }
+    }
+}
+
+/// Findings by the objects that they are about.
+async fn sort(mut objects: watch::Receiver<Arc<Objects>>, by_object: watch::Sender<Arc<Findings>>, drain: Drain) {
+    objects.mark_changed();
+    loop {
+        tokio::select! {
+            Ok(()) = objects.changed() => {}
+            () = drain.started() => return,
+        }
+        let mut sorted: Findings = BTreeMap::new();
+        for finding in &objects.borrow_and_update().findings {
+            sorted.entry(finding.object.clone()).or_default().push(finding.clone());
+        }
+        for findings in sorted.values_mut() {
+            findings.sort();
+            findings.dedup();
+        }
+        by_object.send_if_modified(|known| {
+            let differs = **known != sorted;
+            if differs {
+                *known = Arc::new(sorted);
+            }
+            differs
+        });
+    }
+}

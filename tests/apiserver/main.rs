@@ -1,0 +1,9 @@
+//! A real API server: what `lateend` makes of the cluster behind it.
+
+mod changes;
+mod lost;
+mod proxy;
+mod rights;
+mod same;
+mod scene;
+mod server;
