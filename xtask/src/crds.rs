@@ -1,4 +1,5 @@
-//! `cargo xtask crds`: the committed CRDs are written from the Rust types, and lint proves that they still agree.
+//! `cargo xtask crds`: the committed CRDs are written from the Rust types, and lint proves that they still agree. They lie
+//! in `crds/`, to be applied as they are, and once more inside the chart that installs them, for Helm reads only its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,15 +9,20 @@ use anyhow::{Context, Result, bail};
 use crate::progress;
 use crate::workspace;
 
-/// Writes `crds/`.
+/// Folders with the definitions, from the root.
+const FOLDERS: &[&str] = &["crds", "charts/base/files/crds"];
+
+/// Writes the definitions to every folder that holds them.
 ///
 /// # Errors
 /// When the generator does not build or cannot write.
 pub(crate) fn write() -> Result<()> {
-    generate(&workspace::root().join("crds"))
+    FOLDERS
+        .iter()
+        .try_for_each(|folder| generate(&workspace::root().join(folder)))
 }
 
-/// Fails when `crds/` is not what the types give.
+/// Fails when a folder does not hold what the types give.
 ///
 /// # Errors
 /// Names each file that is missing, stale or left over.
@@ -24,21 +30,23 @@ pub(crate) fn check() -> Result<()> {
     let fresh = tempfile::tempdir().context("cannot make a temporary directory")?;
     generate(fresh.path())?;
     let wanted = contents(fresh.path())?;
-    let committed = contents(&workspace::root().join("crds"))?;
     let mut wrong = Vec::new();
-    for (name, text) in &wanted {
-        match committed.get(name) {
-            None => wrong.push(format!("crds/{name} is missing")),
-            Some(old) if old != text => wrong.push(format!("crds/{name} is stale")),
-            Some(_) => {}
+    for folder in FOLDERS {
+        let committed = contents(&workspace::root().join(folder))?;
+        for (name, text) in &wanted {
+            match committed.get(name) {
+                None => wrong.push(format!("{folder}/{name} is missing")),
+                Some(old) if old != text => wrong.push(format!("{folder}/{name} is stale")),
+                Some(_) => {}
+            }
         }
+        wrong.extend(
+            committed
+                .keys()
+                .filter(|name| !wanted.contains_key(*name))
+                .map(|name| format!("{folder}/{name} is no longer generated")),
+        );
     }
-    wrong.extend(
-        committed
-            .keys()
-            .filter(|name| !wanted.contains_key(*name))
-            .map(|name| format!("crds/{name} is no longer generated")),
-    );
     if wanted.is_empty() {
         wrong.push("the generator wrote no file".to_owned());
     }

@@ -44,7 +44,7 @@ enum Task {
     },
     /// Check formatting, lints, docs, the layers of crates, CRDs and licences
     Lint,
-    /// Write crds/ from the types of crates/api
+    /// Write crds/ and the chart's copies from the types of crates/api
     Crds,
     /// Install the tools that tests and demo need into target/tools
     Tools {

@@ -88,3 +88,16 @@ reinvocationPolicy: {{ .webhook.reinvocationPolicy }}
 sideEffects: None
 admissionReviewVersions: [v1]
 {{- end }}
+
+{{- /* Levels as lateend takes them: of Istio's `scope:level` the level for all scopes is kept, the rest has no meaning. */}}
+{{- define "lateen.log" -}}
+{{- $levels := list }}
+{{- range splitList "," .Values.global.logging.level }}
+{{- if regexMatch "^(default|all):" . }}
+{{- $levels = append $levels (regexReplaceAll "^(default|all):" . "" | replace "none" "off" | replace "fatal" "error") }}
+{{- else if or (contains "::" .) (not (contains ":" .)) }}
+{{- $levels = append $levels . }}
+{{- end }}
+{{- end }}
+{{- join "," $levels | default "info" }}
+{{- end }}
