@@ -16,6 +16,8 @@ mod permissions;
 mod pods;
 #[path = "charts/references.rs"]
 mod references;
+#[path = "charts/samples.rs"]
+mod samples;
 #[path = "charts/values.rs"]
 mod values;
 

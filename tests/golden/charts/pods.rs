@@ -27,7 +27,7 @@ const SYSCTLS: &[&str] = &[
 ];
 
 /// Why `restricted` would not admit a pod.
-fn breaches(pod: &Value) -> Vec<String> {
+pub(crate) fn breaches(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for field in ["hostNetwork", "hostPID", "hostIPC"] {
         if pod[field] == true {
