@@ -101,3 +101,15 @@ admissionReviewVersions: [v1]
 {{- end }}
 {{- join "," $levels | default "info" }}
 {{- end }}
+
+{{- /* Validation is open until the control plane answers and sets Fail; an upgrade keeps what it has set. */}}
+{{- define "lateen.failurePolicy" -}}
+{{- $live := "" }}
+{{- if .Release.IsUpgrade }}
+{{- range (lookup "admissionregistration.k8s.io/v1" "ValidatingWebhookConfiguration" "" (printf "istio-validator%s" (include "lateen.suffix" .))).webhooks }}
+{{- $live = .failurePolicy }}
+{{- end }}
+{{- end }}
+{{- $bundled := ternary "" "Fail" (empty .Values.base.validationCABundle) }}
+{{- coalesce .Values.base.validationFailurePolicy $bundled $live (ternary "" "Ignore" .Release.IsUpgrade) }}
+{{- end }}
