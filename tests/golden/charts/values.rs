@@ -88,7 +88,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
         "--set=resources.request.cpu=1",
         &["/resources", "'request' not allowed"],
     ),
-    ("lateen", "--set=env.NOT-A-NAME=1", &["/env", "NOT-A-NAME"]),
+    ("lateen", "--set=env.NOT-A-NAME=1", &["propertyName 'NOT-A-NAME'"]),
     (
         "lateen",
         "--set=env.EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API",
@@ -100,7 +100,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
         "--set=service.type=Loadbalancer",
         &["/service/type", "LoadBalancer"],
     ),
-    ("gateway", "--set=service.ports=null", &["service.ports"]),
+    ("gateway", "--set=service.ports=null", &["/service", "ports"]),
     ("gateway", "--set=service.ports[0].port=99999", &["/service/ports/0"]),
     ("gateway", "--set=kind=StatefulSet", &["/kind", "DaemonSet"]),
     ("cni", "--set=cniBinDir=opt/cni/bin", &["/cniBinDir"]),
