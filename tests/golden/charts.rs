@@ -6,8 +6,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "charts/helm.rs"]
-mod helm;
 #[path = "charts/injection.rs"]
 mod injection;
 #[path = "charts/permissions.rs"]
@@ -25,7 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use helm::{CHARTS, Helm, chart, root};
+use lateen_tests::helm::{CHARTS, Helm, KUBERNETES, chart, root};
 
 /// What is rendered for a golden: its name, the chart, the templates, the arguments.
 const GOLDENS: &[(&str, &str, &[&str], &[&str])] = &[
@@ -69,7 +67,7 @@ const LINES: usize = 300;
 fn charts_pass_helm_lint() {
     let Some(helm) = Helm::find("helm lint") else { return };
     for name in CHARTS {
-        let output = helm.run(&["lint", "--strict", "--kube-version", helm::KUBERNETES, &chart(name)]);
+        let output = helm.run(&["lint", "--strict", "--kube-version", KUBERNETES, &chart(name)]);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{name}: {said}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::helm::{Helm, identity, selects, text};
+use lateen_tests::helm::{Helm, identity, selects, text};
 
 /// A label's value, or none.
 type Label = Option<&'static str>;

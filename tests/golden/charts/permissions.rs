@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::compare;
-use crate::helm::{Helm, identity, text};
+use lateen_tests::helm::{Helm, identity, text};
 
 /// The installs whose permissions are committed.
 const INSTALLS: &[(&str, &str, &[&str])] = &[

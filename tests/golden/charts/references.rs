@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::helm::{Helm, identity, labels, selects, text};
+use lateen_tests::helm::{Helm, identity, labels, selects, text};
 
 /// Installs that are looked at: chart, namespace, arguments.
 const INSTALLS: &[(&str, &str, &[&str])] = &[

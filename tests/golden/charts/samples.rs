@@ -6,8 +6,8 @@ use std::fs;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::helm::{labels, root, selects, text};
 use crate::pods::breaches;
+use lateen_tests::helm::{labels, root, selects, text};
 
 fn objects(path: &str) -> Vec<Value> {
     let text = fs::read_to_string(root().join("samples").join(path)).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{Helm, identity, text};
+use lateen_tests::helm::{Helm, identity, text};
 
 /// Chart, a value, and what the refusal says.
 const WRONG: &[(&str, &str, &[&str])] = &[

@@ -1,53 +1,74 @@
-//! Helm, and what it renders as objects.
+//! Helm, the charts, and what they render as objects.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::{env, fs};
 
 use serde::Deserialize as _;
 use serde_json::Value;
 
 /// The charts.
-pub(crate) const CHARTS: &[&str] = &["base", "lateen", "gateway", "cni"];
+pub const CHARTS: &[&str] = &["base", "lateen", "gateway", "cni"];
 
 /// The Kubernetes that is rendered for; Helm built by `go install` knows of none by itself.
-pub(crate) const KUBERNETES: &str = "1.34.0";
+pub const KUBERNETES: &str = "1.34.0";
+
+/// A program in the folder that `LATEEN_TOOLS` names, in `target/tools` without it, or on the path.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let own = env::var_os("LATEEN_TOOLS").map_or_else(|| root().join("target/tools"), PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    std::iter::once(own)
+        .chain(env::split_paths(&path))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
 
 /// A Helm that runs.
-pub(crate) struct Helm(PathBuf);
+#[derive(Debug)]
+pub struct Helm {
+    program: PathBuf,
+    /// Of the cluster, where one is needed.
+    kubeconfig: Option<PathBuf>,
+}
 
 impl Helm {
-    /// Looks in `LATEEN_TOOLS`, then in `target/tools`, then on the path. Says that `what` is skipped when there is none.
-    pub(crate) fn find(what: &str) -> Option<Self> {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let tools = env::var_os("LATEEN_TOOLS").map(PathBuf::from);
-        let found = tools
-            .into_iter()
-            .chain([target.join("tools")])
-            .map(|folder| folder.join("helm"))
-            .find(|path| path.is_file())
-            .or_else(on_path);
-        if found.is_none() {
-            println!("skipped: {what}: no helm in LATEEN_TOOLS, target/tools or on the path");
+    /// The one that [`tool`] finds. Says that `what` is skipped when there is none.
+    pub fn find(what: &str) -> Option<Self> {
+        let program = tool("helm");
+        if program.is_none() {
+            println!("skipped: {what}: no helm in $LATEEN_TOOLS, target/tools or on the path");
         }
-        found.map(Self)
+        Some(Self {
+            program: program?,
+            kubeconfig: None,
+        })
     }
 
-    /// Runs it with settings of its own, none of the user's.
-    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("helm");
-        fs::create_dir_all(&home).unwrap();
-        Command::new(&self.0)
-            .args(arguments)
-            .env_clear()
-            .env("HOME", &home)
-            .output()
-            .unwrap()
+    /// The same, for a cluster.
+    #[must_use]
+    pub fn of_cluster(self, kubeconfig: &Path) -> Self {
+        Self {
+            kubeconfig: Some(kubeconfig.to_owned()),
+            ..self
+        }
+    }
+
+    /// Runs it with none of the user's settings.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
+        let home = env::temp_dir().join("lateen-helm");
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env_clear().env("HOME", home);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
+        command.output().unwrap()
     }
 
     /// What `helm template` says of a chart: the documents, or why there are none.
-    pub(crate) fn template<S: AsRef<str>>(
+    pub fn template<S: AsRef<str>>(
         &self,
         release: &str,
         name: &str,
@@ -74,13 +95,13 @@ impl Helm {
     }
 
     /// What a chart renders, as text.
-    pub(crate) fn text<S: AsRef<str>>(&self, release: &str, name: &str, namespace: &str, arguments: &[S]) -> String {
+    pub fn text<S: AsRef<str>>(&self, release: &str, name: &str, namespace: &str, arguments: &[S]) -> String {
         self.template(release, name, namespace, arguments)
             .unwrap_or_else(|said| panic!("{name} does not render: {said}"))
     }
 
     /// What a chart renders, as objects, in a release of the chart's name.
-    pub(crate) fn objects(&self, name: &str, namespace: &str, arguments: &[&str]) -> Vec<Value> {
+    pub fn objects(&self, name: &str, namespace: &str, arguments: &[&str]) -> Vec<Value> {
         let text = self.text(name, name, namespace, arguments);
         serde_yaml::Deserializer::from_str(&text)
             .map(|document| Value::deserialize(document).unwrap())
@@ -89,29 +110,23 @@ impl Helm {
     }
 }
 
-fn on_path() -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|folder| folder.join("helm"))
-        .find(|path| path.is_file())
-}
-
 /// The repository.
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// The folder of a chart.
-pub(crate) fn chart(name: &str) -> String {
+pub fn chart(name: &str) -> String {
     root().join("charts").join(name).to_string_lossy().into_owned()
 }
 
 /// A field's text, empty when there is none.
-pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Kind, namespace and name.
-pub(crate) fn identity(object: &Value) -> String {
+pub fn identity(object: &Value) -> String {
     format!(
         "{} {}/{}",
         text(object, "/kind"),
@@ -121,7 +136,7 @@ pub(crate) fn identity(object: &Value) -> String {
 }
 
 /// Whether a Kubernetes label selector selects these labels.
-pub(crate) fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
+pub fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
     let find = |key: &str| labels.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
     let equal = selector["matchLabels"].as_object().into_iter().flatten();
     let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
@@ -142,7 +157,7 @@ pub(crate) fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
 }
 
 /// The labels of an object's metadata.
-pub(crate) fn labels(metadata: &Value) -> Vec<(&str, &str)> {
+pub fn labels(metadata: &Value) -> Vec<(&str, &str)> {
     metadata["labels"]
         .as_object()
         .into_iter()
