@@ -1,6 +1,6 @@
 //! The charts on a real API server: what it admits, what it allows, what an upgrade keeps and an uninstall leaves.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "charts/server.rs"]
 mod server;
