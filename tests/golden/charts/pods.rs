@@ -137,7 +137,6 @@ fn the_node_agent_takes_only_the_privileges_that_are_known() {
         "volume cni-bin-dir is hostPath",
         "volume cni-net-dir is hostPath",
         "volume cni-host-procfs is hostPath",
-        "volume cni-netns-dir is hostPath",
         "volume cni-socket-dir is hostPath",
         "install-cni: may run as root",
         "install-cni: runs as root",
