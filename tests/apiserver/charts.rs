@@ -81,17 +81,17 @@ fn install(program: &Helm) {
     }
 }
 
-/// The objects that are of no release: Kubernetes' own.
+/// Everything of the kinds that charts make.
 fn names(server: &Server) -> BTreeSet<String> {
     server.objects(KINDS).unwrap().iter().map(identity).collect()
 }
 
+/// One server for all: starting it is most of the work.
 #[tokio::test(flavor = "multi_thread")]
-async fn charts_install_on_a_real_api_server_and_leave_nothing_but_definitions() {
-    let Some(program) = Helm::find("the charts on an API server") else {
-        return;
-    };
-    let Some(server) = Server::start("the charts on an API server").await.unwrap() else {
+async fn charts_are_installed_upgraded_removed_and_taken_over_on_a_real_api_server() {
+    let what = "the charts on an API server";
+    let Some(program) = Helm::find(what) else { return };
+    let Some(server) = Server::start(what).await.unwrap() else {
         return;
     };
     let program = program.of_cluster(server.kubeconfig());
@@ -100,12 +100,21 @@ async fn charts_install_on_a_real_api_server_and_leave_nothing_but_definitions()
     samples_are_valid(&server);
     accounts_may_do_their_work_and_no_more(&server);
     upgrades_keep_what_the_control_plane_wrote(&server, &program);
+    uninstalling_leaves_definitions_and_what_users_made(&server, &program, &before);
+    restricted_admits_the_control_plane_and_gateways(&server, &program);
+    what_others_installed_is_taken_over_by_name(&server, &program);
+}
+
+fn uninstalling_leaves_definitions_and_what_users_made(server: &Server, program: &Helm, before: &BTreeSet<String>) {
     for (release, _, namespace, _) in RELEASES.iter().rev() {
-        helm(&program, &["uninstall", release, "--namespace", namespace]);
+        helm(program, &["uninstall", release, "--namespace", namespace]);
     }
-    let left: Vec<String> = names(&server).difference(&before).cloned().collect();
-    let of_shop = |name: &&String| !name.contains(" shop/");
-    assert_eq!(left.iter().filter(of_shop).count(), 0, "{left:?}");
+    let after = names(server);
+    let left: Vec<&String> = after
+        .difference(before)
+        .filter(|name| !name.contains(" shop/"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
     let definitions = server.objects("customresourcedefinitions").unwrap().len();
     assert_eq!(definitions, fs::read_dir(root().join("crds")).unwrap().count());
     assert_eq!(
@@ -241,14 +250,7 @@ fn certificate() -> String {
     base64::engine::general_purpose::STANDARD.encode(certificate.pem())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_enforces_restricted_admits_the_control_plane_and_gateways() {
-    let Some(program) = Helm::find("Pod Security on an API server") else {
-        return;
-    };
-    let Some(server) = Server::start("Pod Security on an API server").await.unwrap() else {
-        return;
-    };
+fn restricted_admits_the_control_plane_and_gateways(server: &Server, program: &Helm) {
     let namespace = json!({
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -282,18 +284,8 @@ async fn a_namespace_that_enforces_restricted_admits_the_control_plane_and_gatew
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_others_installed_is_taken_over_by_name() {
-    let Some(program) = Helm::find("taking over") else {
-        return;
-    };
-    let Some(server) = Server::start("taking over").await.unwrap() else {
-        return;
-    };
-    let program = program.of_cluster(server.kubeconfig());
-    server.run(&["create", "namespace", "istio-system"], None).unwrap();
-    let theirs = program.text("theirs", "base", "istio-system", &[""; 0]);
-    server.run(&["create", "--filename=-"], Some(&theirs)).unwrap();
+/// The definitions are there without a release: an earlier one left them, or somebody applied them.
+fn what_others_installed_is_taken_over_by_name(server: &Server, program: &Helm) {
     let path = chart("base");
     let first = ["install", "ours", &path, "--namespace=istio-system"];
     let refused = program.run(&first);
@@ -302,7 +294,7 @@ async fn what_others_installed_is_taken_over_by_name() {
         "what others installed is not overwritten silently"
     );
     assert!(String::from_utf8_lossy(&refused.stderr).contains("invalid ownership metadata"));
-    helm(&program, &[&first[..], &["--take-ownership"]].concat());
+    helm(program, &[&first[..], &["--take-ownership"]].concat());
     for definition in server.objects("customresourcedefinitions").unwrap() {
         let owner = &definition["metadata"]["annotations"]["meta.helm.sh/release-name"];
         assert_eq!(*owner, Value::from("ours"), "{}", identity(&definition));

@@ -127,6 +127,8 @@ fn start_etcd(program: &Path, store: &str, folder: &Path) -> Result<Process> {
     let peer = format!("http://127.0.0.1:{}", ports::free()?);
     let mut command = Command::new(program);
     command.arg("--data-dir").arg(folder.join("etcd"));
+    // Nothing here outlives a power failure anyway.
+    command.arg("--unsafe-no-fsync");
     command.args(["--listen-client-urls", store, "--advertise-client-urls", store]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
