@@ -1,1 +1,3 @@
 //! Helpers shared by the tiers of tests.
+
+pub mod helm;
