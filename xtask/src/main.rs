@@ -48,6 +48,9 @@ enum Task {
     Crds,
     /// Install the tools that tests and demo need into target/tools
     Tools {
+        /// What to install; none means Envoy
+        #[arg(value_enum)]
+        names: Vec<tools::Wanted>,
         /// Envoy to use, instead of installing the pinned one
         #[arg(long, env = "ENVOY", value_name = "PATH")]
         envoy: Option<PathBuf>,
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
         Task::Test { tiers, envoy, filter } => tiers::run(&tiers, envoy, filter.as_deref()),
         Task::Lint => lint::run(),
         Task::Crds => crds::write(),
-        Task::Tools { envoy } => tools::envoy(envoy).map(|path| println!("Envoy: {}", path.display())),
+        Task::Tools { names, envoy } => tools::run(&names, envoy),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
