@@ -48,7 +48,11 @@ pub(crate) enum Wanted {
 /// # Errors
 /// When a tool cannot be installed.
 pub(crate) fn run(wanted: &[Wanted], chosen_envoy: Option<PathBuf>) -> Result<()> {
-    let wanted = if wanted.is_empty() { &[Wanted::Envoy][..] } else { wanted };
+    let wanted = if wanted.is_empty() {
+        &[Wanted::Envoy][..]
+    } else {
+        wanted
+    };
     for one in wanted {
         match one {
             Wanted::Envoy => println!("envoy: {}", envoy(chosen_envoy.clone())?.display()),
@@ -107,8 +111,8 @@ fn there(tool: &Tool, dir: &Path) -> Result<bool> {
     let to = dir.join(tool.name);
     if let Some(path) = std::env::var_os(tool.variable()).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        let path = fs::canonicalize(&path)
-            .with_context(|| format!("{}={} leads nowhere", tool.variable(), path.display()))?;
+        let path =
+            fs::canonicalize(&path).with_context(|| format!("{}={} leads nowhere", tool.variable(), path.display()))?;
         link(&path, &to)?;
         return Ok(true);
     }
