@@ -1,9 +1,10 @@
-//! Test support: the real `lateend` and real Envoys on loopback, with upstreams and load.
+//! Test support: the real `lateend` and real Envoys on loopback, with upstreams and load; a real Kubernetes node.
 //!
 //! Everything that is started here ends when its value is dropped, listens on ports of its own and keeps its files in a
 //! temporary directory, so tests run side by side. Nothing waits for a time: [`eventually`] waits for a condition and
 //! gives up at a deadline. Errors say what was waited for; logs of processes are kept until the world is dropped.
 
+pub mod cluster;
 pub mod envoy;
 pub mod http;
 pub mod lateend;
@@ -14,6 +15,7 @@ pub mod upstream;
 pub mod wait;
 pub mod world;
 
+pub use cluster::Cluster;
 pub use envoy::Envoy;
 pub use lateend::Lateend;
 pub use load::{Load, Tally};
