@@ -18,7 +18,7 @@ async fn a_pod_answers_while_the_kubelet_restarts_and_the_api_server_is_away() -
     };
     let test = async |cluster: &Cluster| {
         let namespace = cluster.namespace("daemons", &[]).await?;
-        namespace.apply(&shop::deployment("ratings", "v1", &[])).await?;
+        namespace.apply(&shop::deployment("ratings", "v1")).await?;
         namespace.ready("ratings-v1").await?;
         let before = namespace.pod("app=ratings").await?;
         let load = Load::asking((before.ip, shop::PORT).into(), &["ratings"], "/ratings", 2);
@@ -31,7 +31,7 @@ async fn a_pod_answers_while_the_kubelet_restarts_and_the_api_server_is_away() -
         });
         new.await?;
         // A pod that it starts proves that it is at work again.
-        namespace.apply(&shop::deployment("details", "v1", &[])).await?;
+        namespace.apply(&shop::deployment("details", "v1")).await?;
         namespace.ready("details-v1").await?;
 
         cluster.stop("kube-apiserver").await?;

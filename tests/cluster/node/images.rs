@@ -66,7 +66,7 @@ async fn what_pods_say_in_plain_text_is_seen_on_the_wire() -> Result<()> {
     };
     let test = async |cluster: &Cluster| {
         let namespace = cluster.namespace("wire", &[]).await?;
-        namespace.apply(&shop::deployment("ratings", "v1", &[])).await?;
+        namespace.apply(&shop::deployment("ratings", "v1")).await?;
         namespace.ready("ratings-v1").await?;
         let pod = namespace.pod("app=ratings").await?;
 

@@ -9,13 +9,12 @@ use lateen_testkit::cluster::Namespace;
 /// Where every part of the shop listens.
 pub(crate) const PORT: u16 = 9080;
 
-/// Each part: its name, version and arguments.
-const PARTS: &[(&str, &str, &[&str])] = &[
-    ("productpage", "v1", &[]),
-    ("details", "v1", &[]),
-    ("reviews", "v1", &[]),
-    ("reviews", "v3", &[]),
-    ("ratings", "v1", &[]),
+/// Each part and its version: reviews asks ratings from its second version on.
+const PARTS: &[(&str, &str)] = &[
+    ("productpage", "v1"),
+    ("details", "v1"),
+    ("reviews", "v3"),
+    ("ratings", "v1"),
 ];
 
 /// Applies the whole shop and waits until it is ready.
@@ -23,27 +22,20 @@ const PARTS: &[(&str, &str, &[&str])] = &[
 /// # Errors
 /// When it does not become ready.
 pub(crate) async fn open(namespace: &Namespace) -> Result<()> {
-    let mut objects = String::new();
-    for (name, version, args) in PARTS {
-        objects.push_str(&deployment(name, version, args));
-    }
-    for name in ["productpage", "details", "reviews", "ratings"] {
-        objects.push_str(&service(name));
-    }
+    let objects: String = PARTS
+        .iter()
+        .map(|(name, version)| deployment(name, version) + &service(name))
+        .collect();
     namespace.apply(&objects).await?;
-    for (name, version, _) in PARTS {
+    for (name, version) in PARTS {
         namespace.ready(&format!("{name}-{version}")).await?;
     }
     Ok(())
 }
 
 /// One part of the shop, as the strictest profile of Pod Security allows it.
-pub(crate) fn deployment(name: &str, version: &str, args: &[&str]) -> String {
+pub(crate) fn deployment(name: &str, version: &str) -> String {
     let image = Cluster::image("shop");
-    let args: Vec<String> = std::iter::once(name)
-        .chain(args.iter().copied())
-        .map(|arg| format!("{arg:?}"))
-        .collect();
     format!(
         "
 apiVersion: apps/v1
@@ -59,7 +51,7 @@ spec:
       containers:
       - name: app
         image: {image}
-        args: [{args}]
+        args: [{name}]
         env:
         - {{name: APP_VERSION, value: {version}}}
         - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
@@ -69,8 +61,7 @@ spec:
           allowPrivilegeEscalation: false
           readOnlyRootFilesystem: true
           capabilities: {{drop: [ALL]}}
----",
-        args = args.join(", "),
+---"
     )
 }
 
