@@ -172,6 +172,14 @@ impl Cluster {
         command
     }
 
+    /// What a command of [`Cluster::tool`] or [`Cluster::node`] prints.
+    ///
+    /// # Errors
+    /// When it cannot be run or fails; with its words.
+    pub async fn printed(&self, command: &mut Command) -> Result<String> {
+        command.finish().await
+    }
+
     /// Ends a daemon with SIGKILL; it comes back by itself.
     ///
     /// # Errors
