@@ -3,6 +3,7 @@
 # cgroup, uts and ipc namespaces of its own. Outside them it makes only: a veth pair, routes to the ranges of pods and
 # services, and one cgroup in each v1 hierarchy. `down` takes all of these away, whatever state the node is in.
 #
+#   node.sh check           what this machine lacks for a node, a line each
 #   node.sh up [PID]        start; returns when node and CoreDNS are Ready; with PID, `down` when that process ends
 #   node.sh down            stop and remove everything
 #   node.sh status          what runs
@@ -15,8 +16,11 @@
 #   node.sh logs DIR        copy the logs of daemons and pods to DIR
 #
 # From outside, the API server, every pod and every service address are reached directly, and pods and the API server
-# reach what listens outside at $HOST_IP (webhooks, a test's own servers). `cargo xtask cluster` calls it with the
-# binaries, and sets the environment: ID, BIN, IMAGES, STATE.
+# reach what listens outside at 10.200.N.1 (webhooks, a test's own servers). N is the first number that no other node on
+# this machine has; $STATE/id says it, $STATE/admin.kubeconfig leads to the API server. Nodes do not reach each other's pods.
+#
+# `cargo xtask cluster` and the fixture in crates/testkit call it. They set STATE (where the node keeps its files, and by
+# which it is known), BIN (its programs) and IMAGES (archives of the images that it runs itself: pause and coredns).
 set -euo pipefail
 
 TARGET=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/target
@@ -265,8 +269,7 @@ node() {
   mount --bind "$STATE/etc/cni" /etc/cni
   mount --bind "$STATE/etc/hosts" /etc/hosts
   mount --bind "$(realpath "$STATE/etc/resolv.conf")" "$(realpath /etc/resolv.conf)"
-  # The kubelet writes these machine-wide settings unless they already hold what
-  # it wants; give it files that do.
+  # The kubelet writes these machine-wide settings unless they already hold what it wants; give it files that do.
   for kv in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
     f=/run/sysctl-${kv%%=*}; mkdir -p "${f%/*}"; echo "${kv#*=}" > "$f"; mount --bind "$f" "/proc/sys/${kv%%=*}"
   done

@@ -43,7 +43,7 @@ pub(crate) enum Wanted {
     Helm,
 }
 
-/// What is wanted by name; all that takes no Go when nothing is named.
+/// Installs what is named, or Envoy when nothing is, and says where each lies.
 ///
 /// # Errors
 /// When a tool cannot be installed.
@@ -56,7 +56,6 @@ pub(crate) fn run(wanted: &[Wanted], chosen_envoy: Option<PathBuf>) -> Result<()
     for one in wanted {
         match one {
             Wanted::Envoy => println!("envoy: {}", envoy(chosen_envoy.clone())?.display()),
-            Wanted::Apiserver => show(&group(Wanted::Apiserver)?, Wanted::Apiserver),
             other => show(&group(*other)?, *other),
         }
     }
