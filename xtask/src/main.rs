@@ -1,8 +1,10 @@
 //! `cargo xtask`: the one entry point of development. It depends on no crate of the product, so that it builds in seconds
 //! and works while the product does not compile.
 
+mod cluster;
 mod crds;
 mod demo;
+mod images;
 mod lint;
 mod progress;
 mod tiers;
@@ -46,8 +48,15 @@ enum Task {
     Lint,
     /// Write crds/ from the types of crates/api
     Crds,
+    /// Write Lateen's images as OCI archives to target/images, without Docker
+    Images(images::ImagesArgs),
+    /// Run a real Kubernetes node on this machine, without Docker
+    Cluster(cluster::ClusterArgs),
     /// Install the tools that tests and demo need into target/tools
     Tools {
+        /// What to install; none means Envoy
+        #[arg(value_enum)]
+        names: Vec<tools::Wanted>,
         /// Envoy to use, instead of installing the pinned one
         #[arg(long, env = "ENVOY", value_name = "PATH")]
         envoy: Option<PathBuf>,
@@ -64,7 +73,9 @@ fn main() -> ExitCode {
         Task::Test { tiers, envoy, filter } => tiers::run(&tiers, envoy, filter.as_deref()),
         Task::Lint => lint::run(),
         Task::Crds => crds::write(),
-        Task::Tools { envoy } => tools::envoy(envoy).map(|path| println!("Envoy: {}", path.display())),
+        Task::Images(args) => images::run(&args).map(|_| ()),
+        Task::Cluster(args) => cluster::run(&args),
+        Task::Tools { names, envoy } => tools::run(&names, envoy),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

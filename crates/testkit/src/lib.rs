@@ -1,4 +1,4 @@
-//! Test support: the real `lateend` and real Envoys on loopback, with upstreams and load.
+//! Test support: the real `lateend` and real Envoys on loopback, with upstreams and load; a real Kubernetes node.
 //!
 //! Everything that is started here ends when its value is dropped, listens on ports of its own and keeps its files in a
 //! temporary directory, so tests run side by side. Nothing waits for a time: [`eventually`] waits for a condition and
@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod cluster;
 pub mod envoy;
 pub mod http;
 pub mod lateend;
@@ -18,6 +19,7 @@ pub mod world;
 
 pub use agent::GatewayAgent;
 pub use apiserver::ApiServer;
+pub use cluster::Cluster;
 pub use envoy::Envoy;
 pub use lateend::Lateend;
 pub use load::{Load, Tally};

@@ -72,12 +72,18 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `clients` clients for each of `hosts`, all asking the server at `address`.
+    /// Starts `clients` clients for each of `hosts`, all asking the server at `address` for `/`.
     pub fn start(address: SocketAddr, hosts: &[&str], clients: usize) -> Self {
+        Self::asking(address, hosts, "/", clients)
+    }
+
+    /// Starts `clients` clients for each of `hosts`, all asking the server at `address` for `path`.
+    pub fn asking(address: SocketAddr, hosts: &[&str], path: &str, clients: usize) -> Self {
         let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut running = JoinSet::new();
         for host in hosts.iter().flat_map(|host| std::iter::repeat_n(*host, clients)) {
-            running.spawn(ask(address, host.to_owned(), Arc::clone(&stop), Arc::clone(&requests)));
+            let target = (address, host.to_owned(), path.to_owned());
+            running.spawn(ask(target, Arc::clone(&stop), Arc::clone(&requests)));
         }
         Self {
             stop,
@@ -114,7 +120,11 @@ impl Load {
     }
 }
 
-async fn ask(address: SocketAddr, host: String, stop: Arc<AtomicBool>, requests: Arc<AtomicU64>) -> Tally {
+async fn ask(
+    (address, host, path): (SocketAddr, String, String),
+    stop: Arc<AtomicBool>,
+    requests: Arc<AtomicU64>,
+) -> Tally {
     let mut client = Client::new(address);
     let mut tally = Tally::default();
     let mut pace = interval(PACE);
@@ -123,7 +133,7 @@ async fn ask(address: SocketAddr, host: String, stop: Arc<AtomicBool>, requests:
     while !stop.load(Ordering::Relaxed) {
         pace.tick().await;
         let since = Instant::now();
-        let answer = client.get(&host, "/").await;
+        let answer = client.get(&host, &path).await;
         tally.slowest = tally.slowest.max(since.elapsed());
         tally.requests += 1;
         let failure = match answer {
