@@ -15,7 +15,6 @@ const NEW_RULE: u16 = 32;
 const DELETE_RULE: u16 = 33;
 const REQUEST_AND_ANSWER: u16 = 1 | 4;
 const REPLACE: u16 = 0x100;
-const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 const ERROR: u16 = 2;
 /// Attributes: of a route, its interface; of a rule, its mark; of both, their table.
@@ -30,6 +29,8 @@ const BOOT: u8 = 3;
 const LOOK_UP: u8 = 1;
 /// Loopback is the first interface of every network namespace.
 const LOOPBACK: u32 = 1;
+/// More equal rules than anybody leaves behind.
+const MAXIMUM_RULES: usize = 64;
 
 /// A route for everything to loopback in a table.
 fn route(family: Family, table: u32) -> Vec<u8> {
@@ -71,21 +72,25 @@ fn attribute(kind: u16, value: u32) -> [u8; 8] {
 pub(super) fn add(family: Family, mark: u32, table: u32) -> anyhow::Result<()> {
     let what = || format!("TPROXY's route, table {table}");
     ask(NEW_ROUTE, CREATE | REPLACE, &route(family, table)).with_context(what)?;
-    match ask(NEW_RULE, CREATE | EXCLUSIVE, &rule(family, mark, table)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.with_context(|| format!("TPROXY's rule for mark {mark}")),
+    // The kernel takes any number of equal rules: what a former run left goes first.
+    remove_rules(family, mark, table);
+    ask(NEW_RULE, CREATE, &rule(family, mark, table)).with_context(|| format!("TPROXY's rule for mark {mark}"))
+}
+
+fn remove_rules(family: Family, mark: u32, table: u32) {
+    for _ in 0..MAXIMUM_RULES {
+        if let Err(error) = ask(DELETE_RULE, 0, &rule(family, mark, table)) {
+            tracing::debug!(%error, mark, table, "no more rule of TPROXY");
+            return;
+        }
     }
 }
 
 /// Takes away what is there; without TPROXY before there is nothing.
 pub(super) fn remove(family: Family, mark: u32, table: u32) {
-    for (kind, body) in [
-        (DELETE_RULE, rule(family, mark, table)),
-        (DELETE_ROUTE, route(family, table)),
-    ] {
-        if let Err(error) = ask(kind, 0, &body) {
-            tracing::debug!(%error, mark, table, "no route of TPROXY taken away");
-        }
+    remove_rules(family, mark, table);
+    if let Err(error) = ask(DELETE_ROUTE, 0, &route(family, table)) {
+        tracing::debug!(%error, table, "no route of TPROXY");
     }
 }
 
