@@ -37,6 +37,7 @@ Environment (as pilot-agent reads it):
                              15021 and 15090; ENVOY_SECURE_METRICS_PORT, ENVOY_SECURE_MERGED_METRICS_PORT: off
   ISTIO_PROMETHEUS_ANNOTATIONS
                              {\"scrape\":\"true\",\"port\":\"8080\",\"path\":\"/metrics\"}: the application's metrics
+  ISTIO_ENABLE_HTTP2_PROBING true: HTTPS probes may speak HTTP/2
   ISTIO_KUBE_APP_PROBERS     {\"/app-health/<container>/readyz\":{\"httpGet\":{…},\"timeoutSeconds\":1}}
   EXIT_ON_ZERO_ACTIVE_CONNECTIONS, MINIMUM_DRAIN_DURATION, MAXIMUM_DRAIN_DURATION
                              false, 5s, 1h: how long to drain after SIGTERM

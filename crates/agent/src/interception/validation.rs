@@ -57,6 +57,10 @@ pub(super) fn run(inbound: u16, probe: u16, timeout: Duration, environment: &Env
         scope.spawn(|| greet(&listener, probe));
         let mut result = attempt(address);
         while result.is_err() && Instant::now() < deadline {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a command that has nothing else to do between attempts"
+            )]
             std::thread::sleep(ATTEMPTS);
             result = attempt(address);
         }

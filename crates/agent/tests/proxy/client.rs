@@ -78,6 +78,8 @@ impl Connection {
             .uri(path)
             .header("host", host)
             .body(Empty::new())?;
+        // The former answer may have been read before the connection knew.
+        self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let closes = response
             .headers()
