@@ -43,7 +43,7 @@ fn domains(host: &Value) -> String {
     let plain: Vec<&str> = all.into_iter().filter(|domain| !has_port(domain)).collect();
     let known: BTreeSet<&str> = plain.iter().copied().collect();
     let longer = |domain: &&str| {
-        [".svc.cluster.local", ".svc"]
+        [".", ".svc.cluster.local", ".svc"]
             .iter()
             .any(|end| domain.strip_suffix(end).is_some_and(|short| known.contains(short)))
     };
