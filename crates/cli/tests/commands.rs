@@ -189,7 +189,7 @@ fn dumps() -> [Value; 2] {
             "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
             "dynamic_route_configs": [{"route_config": {"name": "9080", "virtualHosts": [{
                 "name": "ratings:9080",
-                "domains": ["ratings", "ratings:9080", "ratings.shop", "ratings.shop.svc", "ratings.shop.svc.cluster.local"],
+                "domains": ["ratings", "ratings:9080", "ratings.shop", "ratings.shop.svc", "ratings.shop.svc.cluster.local", "ratings.shop.svc.cluster.local."],
                 "routes": [{
                     "match": {"prefix": "/api", "headers": [{"name": "end-user"}]},
                     "metadata": {"filterMetadata": {"istio": {

@@ -42,6 +42,9 @@ pub(super) fn of(what: What, dump: &Dump, details: bool) -> String {
             let header = ["NAME", "STATUS", "LOCALITY", "CLUSTER"];
             table(&header, dump.endpoints.iter().flat_map(endpoints))
         }
+        What::Secret | What::All if dump.secrets.is_empty() => {
+            "no secrets; those of sidecars are their agents', and their Envoys show them (--admin URL)\n".to_owned()
+        }
         What::Secret | What::All => {
             let now = SystemTime::now();
             let header = [

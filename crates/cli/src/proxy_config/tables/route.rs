@@ -43,7 +43,7 @@ fn domains(host: &Value) -> String {
     let plain: Vec<&str> = all.into_iter().filter(|domain| !has_port(domain)).collect();
     let known: BTreeSet<&str> = plain.iter().copied().collect();
     let longer = |domain: &&str| {
-        [".svc.cluster.local", ".svc"]
+        [".", ".svc.cluster.local", ".svc"]
             .iter()
             .any(|end| domain.strip_suffix(end).is_some_and(|short| known.contains(short)))
     };
@@ -68,22 +68,20 @@ pub(super) fn match_text(route: &Value) -> String {
     let Some(matches) = field(route, "match") else {
         return String::new();
     };
-    let prefix = |text: &str| format!("{text}*");
-    let plain = |text: &str| text.to_owned();
-    let separated = |text: &str| format!("PathPrefix:{text}");
-    let regex = |text: &str| format!("regex {text}");
-    let template = |text: &str| format!("template {text}");
-    let kinds: [(&[&str], &dyn Fn(&str) -> String); 5] = [
-        (&["prefix"], &prefix),
-        (&["pathSeparatedPrefix"], &separated),
-        (&["path"], &plain),
-        (&["safeRegex", "regex"], &regex),
-        (&["pathMatchPolicy", "typedConfig", "pathTemplate"], &template),
+    // What stands before and after the text of each kind.
+    let kinds: [(&[&str], &str, &str); 5] = [
+        (&["prefix"], "", "*"),
+        (&["pathSeparatedPrefix"], "PathPrefix:", ""),
+        (&["path"], "", ""),
+        (&["safeRegex", "regex"], "regex ", ""),
+        (&["pathMatchPolicy", "typedConfig", "pathTemplate"], "template ", ""),
     ];
-    let paths = kinds.iter().filter_map(|(path, write)| match text(matches, path) {
-        "" => None,
-        found => Some(write(found)),
-    });
+    let paths = kinds
+        .iter()
+        .filter_map(|(path, before, after)| match text(matches, path) {
+            "" => None,
+            found => Some(format!("{before}{found}{after}")),
+        });
     paths.collect::<Vec<_>>().join(" ")
 }
 
