@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use lateen_ca::kube::{NodeProxies, SecretRoot, TokenReviewer};
 use lateen_ca::pki::{Chain, Csr, PrivateKey};
 use lateen_ca::{Authenticator, CertificateService, TOKEN_AUDIENCE, TokenVerifier};
