@@ -29,6 +29,8 @@ pub(super) struct Definitions {
     client: Client,
     /// By the names of their definitions.
     kinds: BTreeMap<String, (Watched, watch::Sender<Target>)>,
+    /// Of kinds that every server has: their place never changes, and is known for as long as this is there.
+    _built_in: Vec<watch::Sender<Target>>,
 }
 
 /// What is known of a definition.
@@ -41,8 +43,12 @@ enum Found {
 
 impl Definitions {
     pub(super) fn new(client: Client, kinds: Vec<(Watched, watch::Sender<Target>)>) -> Self {
-        let kinds = kinds.into_iter().map(|kind| (kind.0.definition(), kind)).collect();
-        Self { client, kinds }
+        let (built_in, defined): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|(watched, _)| watched.built_in);
+        Self {
+            client,
+            kinds: defined.into_iter().map(|kind| (kind.0.definition(), kind)).collect(),
+            _built_in: built_in.into_iter().map(|(_, sender)| sender).collect(),
+        }
     }
 
     /// Goes on for ever.
@@ -55,7 +61,11 @@ impl Definitions {
         while let Some(event) = stream.next().await {
             let name = |found: &PartialObjectMeta<_>| found.metadata.name.clone().unwrap_or_default();
             match event {
-                Ok(Event::Init) => listed.clear(),
+                Ok(Event::Init) => {
+                    // Nothing has been read yet.
+                    listed.clear();
+                    continue;
+                }
                 Ok(Event::InitApply(found)) => {
                     listed.insert(name(&found));
                 }
