@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::discovery;
@@ -56,6 +57,9 @@ async fn bookinfo_gives_proxies_the_same_from_files_and_from_a_cluster() -> Resu
             world.write(name, &[&text])?;
             server.apply(&text).await?;
         }
+        // Every API server has this one.
+        let services: Api<Service> = Api::namespaced(server.client().await?, "default");
+        world.write("kubernetes.json", &[&json!(services.get("kubernetes").await?).to_string()])?;
         let (from_files, from_cluster) =
             tokio::join!(Lateend::start(&world), lateend(server, server.kubeconfig(), &[]));
         let (from_files, from_cluster) = (from_files?, from_cluster?);
