@@ -19,7 +19,9 @@ const SERVICE: &str =
 
 fn first() -> Arc<Snapshot> {
     let mut index = Index::new(Settings::new("").unwrap());
-    let object = Object::decode(Kind::Service, &yaml::parse(SERVICE).unwrap()).unwrap().value;
+    let object = Object::decode(Kind::Service, &yaml::parse(SERVICE).unwrap())
+        .unwrap()
+        .value;
     index.apply(vec![Changed {
         cluster: ClusterId::new("Kubernetes").unwrap(),
         change: Change::Apply(Arc::new(object)),
@@ -40,7 +42,11 @@ fn distributor(snapshot: &Arc<Snapshot>) -> Distributor {
     let read = |node: &Node, snapshot: &Snapshot| {
         lateen_lower::node::proxy_from_node(node, snapshot).map_err(|error| error.to_string())
     };
-    let distributor = Distributor::new(snapshots, Box::new(read), ProgressMetrics::new(&Metrics::new()).unwrap());
+    let distributor = Distributor::new(
+        snapshots,
+        Box::new(read),
+        ProgressMetrics::new(&Metrics::new()).unwrap(),
+    );
     distributor.push(snapshot, Instant::now());
     distributor
 }
@@ -81,7 +87,10 @@ async fn a_rejection_counts_while_the_same_content_is_wanted() {
     let mut stream = distributor.connect(node(), &Peer::default()).await.unwrap();
     let wanted = stream.wanted().borrow().clone();
     let clusters = wanted.set(CLUSTER).unwrap();
-    let cluster = clusters.iter().find(|cluster| cluster.name.contains("|80||a.default")).unwrap();
+    let cluster = clusters
+        .iter()
+        .find(|cluster| cluster.name.contains("|80||a.default"))
+        .unwrap();
     let rejected = |hash| Event::Rejected {
         type_url: CLUSTER.into(),
         name: Arc::clone(&cluster.name),
@@ -96,5 +105,11 @@ async fn a_rejection_counts_while_the_same_content_is_wanted() {
         panic!("{progress:?}");
     };
     assert_eq!((&*rejection.proxy, &*rejection.reason), (node().id.as_str(), "no"));
-    assert!(rejection.objects.iter().any(|object| object.to_string() == "Service default/a"), "{rejection:?}");
+    assert!(
+        rejection
+            .objects
+            .iter()
+            .any(|object| object.to_string() == "Service default/a"),
+        "{rejection:?}"
+    );
 }
