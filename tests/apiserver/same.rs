@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
+use kube::core::GroupVersionKind;
 use kube::discovery;
 use lateen_cli::render::render;
 use lateen_lower::node::proxy_from_node;
@@ -56,6 +58,9 @@ async fn bookinfo_gives_proxies_the_same_from_files_and_from_a_cluster() -> Resu
             world.write(name, &[&text])?;
             server.apply(&text).await?;
         }
+        // Every API server has this one.
+        let services: Api<Service> = Api::namespaced(server.client().await?, "default");
+        world.write("kubernetes.json", &[&json!(services.get("kubernetes").await?).to_string()])?;
         let (from_files, from_cluster) =
             tokio::join!(Lateend::start(&world), lateend(server, server.kubeconfig(), &[]));
         let (from_files, from_cluster) = (from_files?, from_cluster?);
@@ -169,20 +174,22 @@ fn from_files(path: &Path) -> Result<Arc<Snapshot>> {
 /// All objects of the cluster that Lateen reads, as `kubectl get -o json` gives them.
 async fn export(client: &Client) -> Result<Value> {
     let mut items = Vec::new();
-    let groups: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.group()).collect();
-    for group in groups {
-        let served = discovery::group(client, group).await?;
-        for kind in Kind::ALL.iter().filter(|kind| kind.group() == group) {
-            let (resource, _) = served
-                .recommended_kind(kind.name())
-                .with_context(|| format!("no {kind}"))?;
-            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-            for object in api.list(&ListParams::default()).await? {
-                let mut item = serde_json::to_value(object)?;
-                item["apiVersion"] = json!(resource.api_version);
-                item["kind"] = json!(resource.kind);
-                items.push(item);
+    for kind in Kind::ALL {
+        let mut resource = None;
+        for version in ["v1", "v1beta1", "v1alpha3", "v1alpha1"] {
+            let wanted = GroupVersionKind::gvk(kind.group(), version, kind.name());
+            if let Ok((found, _)) = discovery::pinned_kind(client, &wanted).await {
+                resource = Some(found);
+                break;
             }
+        }
+        let resource = resource.with_context(|| format!("{kind} is not served"))?;
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        for object in api.list(&ListParams::default()).await? {
+            let mut item = serde_json::to_value(object)?;
+            item["apiVersion"] = json!(resource.api_version);
+            item["kind"] = json!(resource.kind);
+            items.push(item);
         }
     }
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))

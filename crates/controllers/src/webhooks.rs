@@ -23,7 +23,9 @@ use crate::watched::Watched;
 const REVISION: &str = "istio.io/rev";
 const INJECTION: &str = "sidecar-injector.istio.io";
 const VALIDATION: &str = "validation.istio.io";
-const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked whether validation answers: seldom once it has not for a while.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
+const LAST_PROBE: Duration = Duration::from_secs(10);
 
 /// What is kept of a webhook in a configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -203,13 +205,15 @@ async fn validation_answers(client: Client, namespace: String, revision: String)
         dry_run: true,
         field_manager: Some(MANAGER.to_owned()),
     };
+    let mut pause = FIRST_PROBE;
     loop {
         match gateways.create(&params, &refused).await {
             Err(kube::Error::Api(status)) if status.message.contains("denied the request") => return,
             Ok(_) => tracing::debug!("no webhook refused the invalid object yet"),
             Err(error) => tracing::debug!(%error, "the validation webhook does not answer yet"),
         }
-        tokio::time::sleep(PROBE_EVERY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PROBE);
     }
 }
 

@@ -36,6 +36,9 @@ use crate::trust::Trust;
 /// More than any agent's request.
 const CA_REQUEST_LIMIT: usize = 64 * 1024;
 
+/// Failures to reach the API server are reported by who reads it, once; its client would repeat each attempt's.
+const CLIENT_LOG: &str = "kube_client=off,kube_runtime=off";
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = Config::parse();
@@ -53,7 +56,7 @@ async fn run(config: Config) -> Result<()> {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,
     };
-    logging::init(format, &config.log)?;
+    logging::init(format, &format!("{CLIENT_LOG},{}", config.log))?;
     let cluster = cluster::connect_to(&config).await?;
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();

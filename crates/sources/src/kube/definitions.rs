@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::Api;
+use kube::core::GroupVersion;
 use kube::core::metadata::PartialObjectMeta;
 use kube::discovery;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -29,6 +30,8 @@ pub(super) struct Definitions {
     client: Client,
     /// By the names of their definitions.
     kinds: BTreeMap<String, (Watched, watch::Sender<Target>)>,
+    /// Of kinds that every server has: their place never changes, and is known for as long as this is there.
+    _built_in: Vec<watch::Sender<Target>>,
 }
 
 /// What is known of a definition.
@@ -41,8 +44,12 @@ enum Found {
 
 impl Definitions {
     pub(super) fn new(client: Client, kinds: Vec<(Watched, watch::Sender<Target>)>) -> Self {
-        let kinds = kinds.into_iter().map(|kind| (kind.0.definition(), kind)).collect();
-        Self { client, kinds }
+        let (built_in, defined): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|(watched, _)| watched.built_in);
+        Self {
+            client,
+            kinds: defined.into_iter().map(|kind| (kind.0.definition(), kind)).collect(),
+            _built_in: built_in.into_iter().map(|(_, sender)| sender).collect(),
+        }
     }
 
     /// Goes on for ever.
@@ -55,7 +62,11 @@ impl Definitions {
         while let Some(event) = stream.next().await {
             let name = |found: &PartialObjectMeta<_>| found.metadata.name.clone().unwrap_or_default();
             match event {
-                Ok(Event::Init) => listed.clear(),
+                Ok(Event::Init) => {
+                    // Nothing has been read yet.
+                    listed.clear();
+                    continue;
+                }
                 Ok(Event::InitApply(found)) => {
                     listed.insert(name(&found));
                 }
@@ -131,23 +142,24 @@ impl Definitions {
         }
     }
 
+    /// Asks for each version by its name: the list of all groups lags behind the definitions.
     async fn ask_group(&self, name: &str) -> Result<(), kube::Error> {
-        let there = self.client.list_api_groups().await?;
-        let group = match there.groups.iter().any(|group| group.name == name) {
-            true => Some(discovery::group(&self.client, name).await?),
-            false => None,
-        };
-        for (definition, (watched, _)) in &self.kinds {
-            if watched.kind.group() != name {
-                continue;
+        let of_group = || self.kinds.iter().filter(|(_, (watched, _))| watched.kind.group() == name);
+        let mut served: BTreeSet<(&str, String)> = BTreeSet::new();
+        let versions: BTreeSet<&str> = of_group().flat_map(|(_, (watched, _))| watched.versions.clone()).collect();
+        for version in versions {
+            match discovery::pinned_group(&self.client, &GroupVersion::gv(name, version)).await {
+                Ok(group) => {
+                    let resources = group.versioned_resources(version).into_iter();
+                    served.extend(resources.map(|(resource, _)| (version, resource.plural)));
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error),
             }
-            let served = watched.versions.iter().find(|version| {
-                let resources = group.iter().flat_map(|group| group.versioned_resources(version));
-                resources
-                    .into_iter()
-                    .any(|(resource, _)| resource.plural == watched.plural)
-            });
-            match served {
+        }
+        for (definition, (watched, _)) in of_group() {
+            let is_served = |version: &&&'static str| served.contains(&(**version, watched.plural.to_owned()));
+            match watched.versions.iter().find(is_served) {
                 Some(version) => self.set(definition, Target::Served(watched.resource(version))),
                 None => self.set_unless_served(definition),
             }

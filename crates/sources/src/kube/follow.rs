@@ -238,7 +238,10 @@ impl Follower {
                     continue;
                 }
             };
-            pace.reset();
+            // That a list begins does not mean that anything was read.
+            if !matches!(event, Event::Init) {
+                pace.reset();
+            }
             // What is noted as held is handed on for sure: nothing can come between the two.
             let permit = messages.reserve().await.map_err(|_| Closed)?;
             let item = match (event, &mut listing) {
@@ -434,10 +437,10 @@ fn expired(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 410)
 }
 
-/// The server knows no streaming lists and says so.
+/// The server has no streaming lists of this kind: it does not know them, or what it stores objects in is too old. It says
+/// so in several ways, of which none is about permission or load.
 fn no_streaming(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(_))
-        && status(error).is_some_and(|status| status.code == 400 || status.code == 422)
+    status(error).is_some_and(|status| ![401, 403, 404, 410, 429].contains(&status.code))
 }
 
 impl Failure {
@@ -445,7 +448,21 @@ impl Failure {
         match status(error) {
             Some(status) if status.code == 403 => Self::Forbidden(status.message.clone()),
             Some(status) => Self::Unreachable(status.message.clone()),
-            None => Self::Unreachable(error.to_string()),
+            None => Self::Unreachable(chain(error)),
         }
     }
+}
+
+/// An error with its causes: the client's own texts stop at "cannot connect".
+fn chain(error: &watcher::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
