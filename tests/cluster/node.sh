@@ -427,6 +427,8 @@ case ${1:-} in
   up) shift; up "$@"; exit ;;
   down) down; exit ;;
   __node) node ;;
+  status | kubectl | sh | load | stop | start | restart | logs) ;;
+  *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac
 [ -f "$STATE/id" ] || { say "$STATE: not running"; exit 1; }
 derive "$(cat "$STATE/id")"
@@ -439,5 +441,4 @@ case ${1:-} in
   start) rm -f "$STATE/hold/$2" ;;
   restart) end_daemon "$2" ;;
   logs) mkdir -p "$2"; cp -r "$STATE/log/." "$2/"; cp -r "$STATE/podlogs" "$2/pods" ;;
-  *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac
