@@ -144,9 +144,15 @@ impl Definitions {
 
     /// Asks for each version by its name: the list of all groups lags behind the definitions.
     async fn ask_group(&self, name: &str) -> Result<(), kube::Error> {
-        let of_group = || self.kinds.iter().filter(|(_, (watched, _))| watched.kind.group() == name);
+        let of_group = || {
+            self.kinds
+                .iter()
+                .filter(|(_, (watched, _))| watched.kind.group() == name)
+        };
         let mut served: BTreeSet<(&str, String)> = BTreeSet::new();
-        let versions: BTreeSet<&str> = of_group().flat_map(|(_, (watched, _))| watched.versions.clone()).collect();
+        let versions: BTreeSet<&str> = of_group()
+            .flat_map(|(_, (watched, _))| watched.versions.clone())
+            .collect();
         for version in versions {
             match discovery::pinned_group(&self.client, &GroupVersion::gv(name, version)).await {
                 Ok(group) => {
