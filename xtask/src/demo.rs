@@ -48,6 +48,9 @@ pub(crate) struct DemoArgs {
     /// Cargo profile to build with
     #[arg(long, default_value = "quick")]
     profile: String,
+    /// Folder of programs that are built already, instead of building them
+    #[arg(long, value_name = "DIR", conflicts_with = "profile")]
+    programs: Option<PathBuf>,
 }
 
 /// What the outer process tells the inner one.

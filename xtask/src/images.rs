@@ -19,8 +19,7 @@ use indicatif::HumanBytes;
 
 use archive::Start;
 use layer::Layer;
-pub(crate) use programs::Libc;
-use programs::Programs;
+use programs::{Libc, Programs};
 use recipe::Image;
 
 use crate::progress::{self, Step};
@@ -42,6 +41,9 @@ pub(crate) struct ImagesArgs {
     /// C library of the programs; by default musl where it can be had
     #[arg(long, value_enum)]
     pub(crate) libc: Option<Libc>,
+    /// Folder of programs that are built already, instead of building them
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["profile", "libc"])]
+    pub(crate) programs: Option<PathBuf>,
     /// Envoy to put in, instead of the pinned one
     #[arg(long, env = "ENVOY", value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
@@ -59,7 +61,10 @@ pub(crate) fn run(args: &ImagesArgs) -> Result<PathBuf> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let envoy = tools::envoy(args.envoy.clone())?;
     let envoy = fs::canonicalize(&envoy).with_context(|| format!("cannot resolve {}", envoy.display()))?;
-    let programs = Programs::build(&args.profile, args.libc)?;
+    let programs = match &args.programs {
+        Some(folder) => Programs::built(folder.clone())?,
+        None => Programs::build(&args.profile, args.libc)?,
+    };
     for image in [
         recipe::lateend(&programs)?,
         recipe::proxy(&programs, &envoy)?,

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::cluster;
-use crate::images::{self, ImagesArgs, Libc};
+use crate::images::{self, ImagesArgs};
 use crate::tools::{self, Wanted};
 use crate::workspace::{self, Workspace, package_dir};
 
@@ -124,6 +124,12 @@ pub(crate) fn run(tiers: &[Tier], envoy: Option<PathBuf>, filter: Option<&str>) 
         println!("LATEEN_REFERENCE is unset: comparisons with reference data are skipped");
     }
 
+    let tools = equip(&wanted)?;
+    let programs = workspace.target_dir.join("debug");
+    if wanted.iter().any(|tier| *tier != Tier::Unit) && !build()? {
+        bail!("the programs or the tests do not build");
+    }
+
     let mut total = Count::default();
     let mut lines = Vec::new();
     let mut broken = Vec::new();
@@ -133,8 +139,11 @@ pub(crate) fn run(tiers: &[Tier], envoy: Option<PathBuf>, filter: Option<&str>) 
             continue;
         }
         println!("── {} ──", tier.name());
-        let ground = match prepare(tier, envoy.as_deref()) {
-            Ok(Ground::Ready(variables)) => variables,
+        let ground = match prepare(tier, envoy.as_deref(), &programs) {
+            Ok(Ground::Ready(mut variables)) => {
+                variables.push(("LATEEN_TOOLS", tools.clone()));
+                variables
+            }
             Ok(Ground::Lacking(why)) => {
                 lines.push(format!("{:<11}skipped: {why}", tier.name()));
                 continue;
@@ -186,8 +195,26 @@ enum Ground {
     Lacking(String),
 }
 
-/// Builds, fetches and installs what a tier stands on.
-fn prepare(tier: Tier, envoy: Option<&Path>) -> Result<Ground> {
+/// Installs the tools of all tiers at once, as far as this machine can, and returns their folder: tests of cheaper tiers
+/// use what there is of them, too.
+fn equip(tiers: &[Tier]) -> Result<PathBuf> {
+    let needed = |tier: &Tier| match tier {
+        Tier::Golden => Some(Wanted::Helm),
+        Tier::Apiserver => Some(Wanted::Apiserver),
+        Tier::Cluster => Some(Wanted::Cluster),
+        _ => None,
+    };
+    for wanted in tiers.iter().filter_map(needed) {
+        match tools::obstacle(wanted)? {
+            Some(why) => println!("without what is not here, tests that need it are skipped: {why}"),
+            None => drop(tools::group(wanted)?),
+        }
+    }
+    Ok(Workspace::load()?.target_dir.join("tools"))
+}
+
+/// Makes what a tier stands on besides tools.
+fn prepare(tier: Tier, envoy: Option<&Path>, programs: &Path) -> Result<Ground> {
     let lacking = match tier {
         Tier::Apiserver => tools::obstacle(Wanted::Apiserver)?,
         Tier::Cluster => cluster::obstacle()?,
@@ -197,7 +224,7 @@ fn prepare(tier: Tier, envoy: Option<&Path>) -> Result<Ground> {
         return Ok(Ground::Lacking(why));
     }
     if tier == Tier::Apiserver {
-        return Ok(Ground::Ready(vec![("LATEEN_TOOLS", tools::group(Wanted::Apiserver)?)]));
+        return Ok(Ground::Ready(Vec::new()));
     }
     let tools = tools::group(Wanted::Cluster)?;
     images::of_node(&tools)?;
@@ -206,11 +233,12 @@ fn prepare(tier: Tier, envoy: Option<&Path>) -> Result<Ground> {
         hub: "localhost/lateen".to_owned(),
         tag: "test".to_owned(),
         profile: "dev".to_owned(),
-        libc: Some(Libc::Gnu),
+        libc: None,
+        programs: Some(programs.to_owned()),
         envoy: envoy.map(Path::to_path_buf),
         to: "images-test".to_owned(),
     })?;
-    Ok(Ground::Ready(vec![("LATEEN_TOOLS", tools), ("LATEEN_IMAGES", images)]))
+    Ok(Ground::Ready(vec![("LATEEN_IMAGES", images)]))
 }
 
 /// The test targets of the tests package by tier, that is by the first folder of their path. One that needs a feature is
@@ -251,12 +279,9 @@ fn run_tier(
     command.args(["test", "--no-fail-fast"]);
     command.envs(ground.iter().map(|(name, value)| (name, value)));
     if let Some(targets) = targets {
-        if !build_binaries()? {
-            eprintln!("error: the programs that this tier starts do not build");
-            return Ok((Count::default(), false));
-        }
         command.env("LATEEN_BIN", workspace.target_dir.join("debug"));
-        command.args(["-p", TESTS_PACKAGE]);
+        // All packages are selected, so that everything has the features that it was built with.
+        command.arg("--workspace");
         for target in targets {
             command.args(["--test", target]);
         }
@@ -292,20 +317,10 @@ fn run_tier(
     Ok((count, status.success()))
 }
 
-/// Builds the programs that the upper tiers start; whether that went well.
-fn build_binaries() -> Result<bool> {
+/// Builds the programs that the upper tiers start, and all tests; whether that went well.
+fn build() -> Result<bool> {
     let status = workspace::cargo()
-        .args([
-            "build",
-            "-p",
-            "lateen-daemon",
-            "-p",
-            "lateen-agent",
-            "-p",
-            "lateen-cli",
-            "-p",
-            "lateen-shop",
-        ])
+        .args(["build", "--workspace", "--all-targets"])
         .status()
         .context("cannot run cargo build")?;
     Ok(status.success())

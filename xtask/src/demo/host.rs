@@ -39,7 +39,10 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
     }
     let isolation = isolation(args.loopback)?;
     let envoy = tools::envoy(args.envoy.clone())?;
-    let programs = build(&args.profile)?;
+    let programs = match &args.programs {
+        Some(folder) => PROGRAMS.iter().map(|name| folder.join(name)).collect(),
+        None => build(&args.profile)?,
+    };
     if stop.load(Ordering::Relaxed) {
         bail!("interrupted");
     }

@@ -32,6 +32,18 @@ pub(super) struct Programs {
 pub(super) const PACKAGES: &[&str] = &["lateen-daemon", "lateen-agent", "lateen-shop"];
 
 impl Programs {
+    /// Those in a folder, dynamic ones of this machine.
+    ///
+    /// # Errors
+    /// When there is no temporary directory.
+    pub(super) fn built(folder: PathBuf) -> Result<Self> {
+        Ok(Self {
+            folder,
+            stripped: tempfile::tempdir().context("cannot make a temporary directory")?,
+            target: triple(Libc::Gnu),
+        })
+    }
+
     /// Builds all of them with `profile`.
     ///
     /// # Errors
