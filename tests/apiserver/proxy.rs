@@ -46,7 +46,7 @@ impl Sidecar {
             .await?;
         let client = AdsClient::connect(channel, node, state).await?;
         let mut sidecar = Self { client };
-        sidecar.until("all that was asked for", |state| complete(state)).await?;
+        sidecar.until("all that was asked for", complete).await?;
         Ok(sidecar)
     }
 

@@ -32,6 +32,9 @@ struct State {
     next: u64,
 }
 
+/// A type's URL, and the name of a resource of it.
+type TypeAndName = (Arc<str>, Arc<str>);
+
 struct Connected {
     node: Arc<Node>,
     proxy: Arc<Proxy>,
@@ -42,7 +45,7 @@ struct Connected {
     /// The newest snapshot that it said it holds.
     settled: u64,
     /// What it rejected: hash and its words, by type and name. It counts while the same content is wanted.
-    rejected: BTreeMap<(Arc<str>, Arc<str>), (u64, Arc<str>)>,
+    rejected: BTreeMap<TypeAndName, (u64, Arc<str>)>,
 }
 
 /// A connected proxy, for debug endpoints.

@@ -34,7 +34,7 @@ pub trait Discovery: Send + Sync + 'static {
     fn connect(&self, node: Node, peer: &Peer) -> impl Future<Output = Result<Self::Subscription, Refusal>> + Send;
 
     /// Answers a question about the control plane itself: what `istioctl` asks over a stream of its own, by types that
-    /// begin with [`QUESTIONS`](crate::QUESTIONS). Called for every such request that is not an acknowledgement.
+    /// begin with [`QUESTIONS`](crate::types::QUESTIONS). Called for every such request that is not an acknowledgement.
     ///
     /// # Errors
     /// The stream ends with the [`Refusal`]'s status. Without an implementation there are no such questions.

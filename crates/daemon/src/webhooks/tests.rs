@@ -1,3 +1,5 @@
+//! The webhooks, asked as the API server asks.
+
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
 use base64::Engine as _;

@@ -211,7 +211,7 @@ fn usable(watched: &Watched, definition: &CustomResourceDefinition) -> Found {
         versions.any(|known| known.served && known.name == **version)
     };
     match watched.versions.iter().find(served) {
-        Some(version) if established => Found::Served(*version),
+        Some(version) if established => Found::Served(version),
         Some(_) => Found::Unusable,
         None => {
             let understood = watched.versions.join(", ");
