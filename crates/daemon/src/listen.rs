@@ -183,6 +183,10 @@ pub(crate) async fn serve_https(
     router: axum::Router,
     drain: Drain,
 ) -> io::Result<()> {
+    // The API server calls webhooks by HTTP/1.1, and offers nothing else.
+    let mut config = rustls::ServerConfig::clone(&config);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let config = Arc::new(config);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {

@@ -24,7 +24,7 @@ use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lateen_lower::object::{Change, Event};
 use lateen_lower::{Admission, Kind, Settings};
-use lateen_names::{ClusterId, ObjectKey};
+use lateen_names::{ClusterId, Name, ObjectKey};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -134,11 +134,18 @@ pub async fn watch(client: Client, settings: &Settings, updates: mpsc::Sender<Up
 
 /// Starts a follower for every kind, and who tells them where it is served.
 fn start(client: &Client, settings: &Settings, messages: &mpsc::Sender<Message>) -> JoinSet<()> {
+    // A revision has its own of both, with the same end of the name.
+    let mesh = settings.config_map.as_str();
+    let revision = mesh.strip_prefix("istio").unwrap_or_default();
+    let injection = Name::new(&format!("istio-sidecar-injector{revision}"));
+    let names = std::iter::once(settings.config_map.clone()).chain(injection);
     let pruner = Pruner {
-        mesh: ObjectKey {
-            namespace: Some(settings.system_namespace.clone()),
-            name: settings.config_map.clone(),
-        },
+        settings: names
+            .map(|name| ObjectKey {
+                namespace: Some(settings.system_namespace.clone()),
+                name,
+            })
+            .collect(),
     };
     let cluster = PathBuf::from(settings.cluster.as_str());
     let mut tasks = JoinSet::new();

@@ -45,8 +45,8 @@ const KEY_MATERIAL: &[&str] = &[
 /// Prunes objects.
 #[derive(Debug, Clone)]
 pub(super) struct Pruner {
-    /// The ConfigMap with the mesh's settings, which is left whole.
-    pub mesh: ObjectKey,
+    /// The ConfigMaps with settings of the mesh and of injection, which are left whole.
+    pub settings: Vec<ObjectKey>,
 }
 
 impl Pruner {
@@ -65,7 +65,7 @@ impl Pruner {
             Kind::Pod => pod(object),
             Kind::Node => {
                 object.remove("spec");
-                retain(object.get_mut("status"), &["addresses"]);
+                retain(object.get_mut("status"), &["addresses", "nodeInfo"]);
             }
             Kind::Namespace => {
                 object.remove("spec");
@@ -81,7 +81,7 @@ impl Pruner {
             Kind::Secret => return key_material(object),
             Kind::ConfigMap => {
                 object.remove("binaryData");
-                return *key == self.mesh || key_material(object);
+                return self.settings.contains(key) || key_material(object);
             }
             // Their status says something about the world; that of all others is what a controller thinks of them.
             Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry => {}
@@ -102,7 +102,10 @@ fn annotations(kind: Kind, metadata: &mut Map<String, Value>) {
     if let Some(all) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         all.retain(|name, _| {
             let domain = name.split_once('/').map_or("", |(domain, _)| domain);
-            name != LAST_APPLIED && (!core || domain.ends_with("istio.io") || domain.ends_with("lateen.dev"))
+            let ours = || domain.ends_with("istio.io") || domain.ends_with("lateen.dev");
+            // From OpenShift's annotations of a namespace, the injector takes users and groups that pods may be.
+            let users = || kind == Kind::Namespace && name.starts_with("openshift.io/sa.scc.");
+            name != LAST_APPLIED && (!core || ours() || users())
         });
     }
     if kind == Kind::EndpointSlice {
@@ -168,7 +171,7 @@ mod tests {
 
     fn prune(kind: Kind, name: &str, mut value: Value) -> Option<Value> {
         let pruner = Pruner {
-            mesh: key("istio-system", "istio"),
+            settings: vec![key("istio-system", "istio")],
         };
         pruner
             .prune(kind, &key("istio-system", name), &mut value)
@@ -182,6 +185,7 @@ mod tests {
                 "metadata": {"name": "n", "resourceVersion": version, "managedFields": [heartbeat],
                     "annotations": {"volumes.kubernetes.io/x": heartbeat}},
                 "status": {"addresses": [{"type": "ExternalIP", "address": "1.2.3.4"}],
+                    "nodeInfo": {"kubeletVersion": "v1.34.4"},
                     "conditions": [{"type": "Ready", "lastHeartbeatTime": heartbeat}]},
             })
         };
@@ -190,7 +194,9 @@ mod tests {
             prune(Kind::Node, "n", node("2", "b")),
         );
         assert_eq!(one, two);
-        assert_eq!(one.unwrap()["status"]["addresses"][0]["address"], "1.2.3.4");
+        let status = &one.unwrap()["status"];
+        assert_eq!(status["addresses"][0]["address"], "1.2.3.4");
+        assert_eq!(status["nodeInfo"]["kubeletVersion"], "v1.34.4");
 
         let rule = |status: &str| json!({"metadata": {"name": "r"}, "spec": {"host": "a"}, "status": {"x": status}});
         let of = |status: &str| prune(Kind::DestinationRule, "r", rule(status));
