@@ -171,14 +171,14 @@ pub(crate) async fn drive(cluster: &Cluster) -> Result<Vec<Value>> {
 /// # Errors
 /// When it does not in time.
 pub(crate) async fn strangers_are(cluster: &Cluster, welcome: bool) -> Result<()> {
-    let door: SocketAddr = (pod(cluster, "app=ratings").await?, PORT).into();
+    let door: SocketAddr = (pod(cluster, "app=details").await?, PORT).into();
     let what = if welcome {
         "plain text is answered"
     } else {
         "plain text is cut off"
     };
     eventually(what, PATIENCE, async || {
-        (http::get(door, "ratings", "/ratings").await.is_ok() == welcome).then_some(())
+        (http::get(door, "details", "/details").await.is_ok() == welcome).then_some(())
     })
     .await
 }
