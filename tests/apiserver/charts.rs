@@ -63,7 +63,12 @@ fn helm(helm: &Helm, arguments: &[&str]) {
     let output = helm.run(arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "helm {}: {said}", arguments.join(" "));
-    assert_eq!(said, "", "helm {} warns", arguments.join(" "));
+    // In a checkout the chart's definitions are a link, which Helm mentions; a packaged chart has them within.
+    let warnings: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.contains("found symbolic link"))
+        .collect();
+    assert!(warnings.is_empty(), "helm {} warns: {warnings:#?}", arguments.join(" "));
 }
 
 fn install(program: &Helm) {

@@ -69,12 +69,13 @@ async fn without_an_api_server_nothing_is_served_until_it_comes() -> Result<()> 
     scene(async |server: &mut ApiServer| {
         server.apply(SERVICES).await?;
         server.stop()?;
+        // It ends when the server stays away for long, and is started again where it runs in a cluster.
         let directory = tempfile::tempdir()?;
         let lateend = lateen_testkit::Lateend::launch_in_cluster(server.kubeconfig(), directory.path(), &[])?;
         eventually("lateend says what is missing", PATIENCE, async || {
             lateend
                 .whole_log()
-                .contains("the API server cannot be read")
+                .contains("the API server does not answer yet")
                 .then_some(())
         })
         .await?;

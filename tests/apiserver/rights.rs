@@ -9,6 +9,20 @@ use serde_json::json;
 use crate::proxy::PATIENCE;
 use crate::scene::{SERVICES, TABLE, lateend, route, scene, sidecar};
 
+/// What the certificate authority must be allowed besides: to keep the mesh's root.
+const ROOT: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: root, namespace: istio-system}
+rules: [{apiGroups: [''], resources: [secrets], verbs: [get, list, watch, create, update]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: root, namespace: istio-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: root}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: lateen}]
+";
+
 fn grant(user: &str, rules: &[Rule]) -> String {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": user}, "rules": rules,
@@ -27,6 +41,7 @@ async fn the_rules_suffice() -> Result<()> {
         server.install_crds().await?;
         server.apply(SERVICES).await?;
         server.apply(&route("seen")).await?;
+        server.apply(ROOT).await?;
         server.apply(&grant("lateen", &rules())).await?;
         let restricted = server.kubeconfig_for("lateen", &[])?;
         let (restricted, free) = tokio::join!(
@@ -58,6 +73,7 @@ async fn a_missing_permission_is_named_and_stops_nothing_else() -> Result<()> {
                 .retain(|resource| !["virtualservices", "nodes", "customresourcedefinitions"].contains(resource));
         }
         less.retain(|rule| !rule.resources.is_empty());
+        server.apply(ROOT).await?;
         server.apply(&grant("lateen", &less)).await?;
         let kubeconfig = server.kubeconfig_for("lateen", &[])?;
         let lateend = lateend(server, &kubeconfig, &[]).await?;

@@ -65,12 +65,18 @@ data: {{mesh: '{settings}'}}
     )
 }
 
+/// Where `lateend` keeps what it makes.
+const OWN_NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}";
+
 /// Runs a test on an API server, unless there is none. What went wrong comes with the end of its log.
 pub(crate) async fn scene(test: impl AsyncFnOnce(&mut ApiServer) -> Result<()>) -> Result<()> {
     let Some(mut server) = ApiServer::start().await? else {
         return Ok(());
     };
-    let done = test(&mut server).await;
+    let done = match server.apply(OWN_NAMESPACE).await {
+        Ok(()) => test(&mut server).await,
+        Err(error) => Err(error),
+    };
     done.with_context(|| server.log())
 }
 

@@ -60,9 +60,14 @@ async fn users_and_service_accounts_may_do_what_rbac_grants_and_no_more() -> Res
         .apply(
             "
 apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: readers}
+rules: [{apiGroups: [''], resources: [pods], verbs: [list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: readers}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: readers}
 subjects:
 - {apiGroup: rbac.authorization.k8s.io, kind: Group, name: writers}
 - {kind: ServiceAccount, namespace: one, name: a}

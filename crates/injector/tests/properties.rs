@@ -11,6 +11,8 @@ use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
 
 /// A field that is there or not.
+const EXCLUDED_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+
 fn maybe(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     prop_oneof![Just(Value::Null), value]
 }
@@ -251,6 +253,11 @@ proptest! {
         // Prometheus' annotations are told to the agent instead.
         if let Some(annotations) = rest["metadata"]["annotations"].as_object_mut() {
             annotations.retain(|key, _| !key.starts_with("prometheus"));
+            // The plugin that redirects traffic reads the agent's own port from the same annotation.
+            if let Some(ports) = annotations.remove(EXCLUDED_PORTS) {
+                let said = after["metadata"]["annotations"][EXCLUDED_PORTS].as_str().unwrap();
+                prop_assert!(said.starts_with(ports.as_str().unwrap()), "{} became {}", ports, said);
+            }
         }
         if let Err(lost) = says(&after, &rest, "pod") {
             prop_assert!(false, "{}", lost);

@@ -204,7 +204,7 @@ fn changed_files_of_a_plugged_in_ca_are_taken_over_and_broken_ones_are_not() {
             .is_ok()
     );
     let refused = mesh.authority.rotate_root().unwrap_err().to_string();
-    assert!(refused.contains("plugged in"), "{refused}");
+    assert!(refused.contains("replace it there"), "{refused}");
 }
 
 #[test]
