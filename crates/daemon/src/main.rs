@@ -7,30 +7,28 @@ mod debug;
 mod listen;
 mod metrics;
 mod pipeline;
+mod sockets;
 mod trust;
 mod version;
 mod webhooks;
 
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axum::routing::get;
 use clap::Parser as _;
 use lateen_ca::CertificateService;
 use lateen_distribute::{Distributor, ProgressMetrics};
-use lateen_runtime::admin::{self, Admin};
+use lateen_runtime::admin::Admin;
 use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Readiness, Supervisor, logging};
 use lateen_xds::{AdsService, Sessions, Settings, XdsMetrics};
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use crate::config::{Config, LogFormat};
 use crate::debug::{Access, Debug, Steering};
-use crate::listen::Security;
+use crate::sockets::{Services, Sockets};
 use crate::trust::Trust;
 
 /// More than any agent's request.
@@ -120,48 +118,20 @@ async fn run(config: Config) -> Result<()> {
         metrics,
         drain: supervisor.drain(),
     };
-    let addresses = sockets.addresses()?;
-    let Sockets {
-        plaintext,
-        secure,
-        http,
-        https,
-        monitoring,
-    } = sockets;
-    if let Some(listener) = plaintext {
-        tracing::warn!("ADS without TLS is on: whoever reaches it gets configuration");
-        let routes = Routes::new(ads.clone());
-        supervisor.spawn(
-            "plaintext",
-            listen::serve(listener, Security::Plaintext, routes, supervisor.drain()),
-        );
-    }
-    let tls = trust.authority.server_tls_config()?;
-    let security = Security::Tls {
-        config: Arc::clone(&tls),
-        authenticator: Arc::clone(&trust.authenticator),
-    };
-    let routes = Routes::new(authority).add_service(ads);
-    supervisor.spawn("secure", listen::serve(secure, security, routes, supervisor.drain()));
-    let router = admin.clone().router();
-    supervisor.spawn(
-        "webhooks",
-        listen::serve_https(https, tls, router.clone().merge(webhooks), supervisor.drain()),
-    );
-    let mut router = router.route("/version", get(|| async { version::line() }));
+    let router = admin.router();
+    let webhooks = router.clone().merge(webhooks);
+    let mut http = router.route("/version", get(|| async { version::line() }));
     if config.debug_on_http {
-        router = router.merge(debug.router());
+        http = http.merge(debug.router());
     }
-    supervisor.spawn("http", admin::serve(http, router.clone(), supervisor.drain()));
-    supervisor.spawn("monitoring", admin::serve(monitoring, router, supervisor.drain()));
-
-    tracing::info!(
-        secure = %addresses.secure, http = %addresses.http, https = %addresses.https, monitoring = %addresses.monitoring,
-        plaintext = addresses.plaintext.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "lateend listens"
-    );
-    if let Some(path) = &config.addresses_file {
-        addresses.write(path)?;
-    }
+    let services = Services {
+        plaintext: Routes::new(ads.clone()),
+        secure: Routes::new(authority).add_service(ads),
+        trust,
+        webhooks,
+        http,
+    };
+    sockets.serve(services, &config, &supervisor)?;
     supervisor.run(failures, config.grace).await?;
     Ok(())
 }
@@ -183,60 +153,5 @@ fn access(config: &Config, trust: &Trust) -> Access {
         system_namespace: config.namespace.clone(),
         namespaces: config.debug_namespaces.iter().cloned().collect(),
         by_namespace: config.debug_by_namespace,
-    }
-}
-
-/// Everything that is listened on.
-struct Sockets {
-    plaintext: Option<TcpListener>,
-    secure: TcpListener,
-    http: TcpListener,
-    https: TcpListener,
-    monitoring: TcpListener,
-}
-
-/// Where everything is listened on.
-#[derive(serde::Serialize)]
-struct Addresses {
-    plaintext: Option<SocketAddr>,
-    secure: SocketAddr,
-    http: SocketAddr,
-    https: SocketAddr,
-    monitoring: SocketAddr,
-}
-
-impl Sockets {
-    async fn bind(config: &Config) -> Result<Self> {
-        let plaintext = match config.plaintext_address {
-            Some(address) => Some(listen::bind("plaintext-address", address).await?),
-            None => None,
-        };
-        Ok(Self {
-            plaintext,
-            secure: listen::bind("secure-address", config.secure_address).await?,
-            http: listen::bind("http-address", config.http_address).await?,
-            https: listen::bind("https-address", config.https_address).await?,
-            monitoring: listen::bind("monitoring-address", config.monitoring_address).await?,
-        })
-    }
-
-    fn addresses(&self) -> Result<Addresses> {
-        Ok(Addresses {
-            plaintext: self.plaintext.as_ref().map(TcpListener::local_addr).transpose()?,
-            secure: self.secure.local_addr()?,
-            http: self.http.local_addr()?,
-            https: self.https.local_addr()?,
-            monitoring: self.monitoring.local_addr()?,
-        })
-    }
-}
-
-impl Addresses {
-    /// Written whole or not at all: who waits for the file may read it at once.
-    fn write(&self, path: &Path) -> Result<()> {
-        let part = path.with_extension("part");
-        std::fs::write(&part, serde_json::to_vec(self)?)
-            .and_then(|()| std::fs::rename(&part, path))
-            .with_context(|| format!("--addresses-file {}", path.display()))
     }
 }
