@@ -149,14 +149,15 @@ pub(crate) async fn pod(cluster: &Cluster, label: &str) -> Result<IpAddr> {
         .with_context(|| format!("{label}: {text:?} is not one address"))
 }
 
-/// What the shop's driver gets in two seconds at the front page, from a pod inside the mesh: each line has `ok`, and in
+/// What the shop's driver gets in some seconds at the front page, from a pod inside the mesh: each line has `ok`, and in
 /// `reply` the hops with the identities that both ends of each connection proved.
 ///
 /// # Errors
 /// When the driver does not run or prints something else.
-pub(crate) async fn drive(cluster: &Cluster) -> Result<Vec<Value>> {
+pub(crate) async fn drive(cluster: &Cluster, seconds: u32) -> Result<Vec<Value>> {
     let driver = ["-n", SHOP, "exec", "deploy/traffic-v1", "-c", "traffic", "--"];
-    let load = ["/usr/local/bin/shop", "load", "--rate", "50", "--seconds", "2"];
+    let seconds = seconds.to_string();
+    let load = ["/usr/local/bin/shop", "load", "--rate", "50", "--seconds", &seconds];
     let text = cluster.kubectl(driver.iter().chain(&load)).await?;
     let lines: Vec<Value> = text
         .lines()

@@ -26,7 +26,7 @@ async fn story(cluster: &Cluster) -> Result<()> {
         began.elapsed()
     );
     let lines = eventually("every request is answered", PATIENCE, async || {
-        drive(cluster)
+        drive(cluster, SECONDS)
             .await
             .ok()
             .filter(|lines| lines.iter().all(|line| line["ok"] == true))
@@ -44,10 +44,15 @@ async fn story(cluster: &Cluster) -> Result<()> {
     strangers_are(cluster, true).await?;
     configure(cluster, "mutual-tls.yaml").await?;
     strangers_are(cluster, false).await?;
-    none_failed(&drive(cluster).await?)?;
+    none_failed(&drive(cluster, SECONDS).await?)?;
 
-    weights(cluster).await
+    weights(cluster).await?;
+    a_job_ends(cluster).await?;
+    the_control_plane_is_replaced(cluster).await
 }
+
+/// How long the driver asks, where nothing else is meant.
+const SECONDS: u32 = 2;
 
 /// Asked over TCP, so that no header says who asked; that its connections are TLS, the wire shows.
 const OVER_TCP: &str = "stock";
@@ -78,7 +83,7 @@ fn proved(hop: &Value) -> Result<()> {
 async fn on_the_wire(cluster: &Cluster) -> Result<()> {
     let details = pod(cluster, "app=details").await?;
     let capture = cluster.capture(&format!("host {details} and tcp port {PORT}")).await?;
-    none_failed(&drive(cluster).await?)?;
+    none_failed(&drive(cluster, SECONDS).await?)?;
     let packets = capture
         .until("TLS passes the bridge", PATIENCE, |packet| packet.begins_tls_record())
         .await?;
@@ -105,7 +110,7 @@ async fn weights(cluster: &Cluster) -> Result<()> {
             .kubectl(["-n", SHOP, "patch", object, "--type=json", "-p", &patch])
             .await?;
         distributed(cluster, object).await?;
-        let lines = drive(cluster).await?;
+        let lines = drive(cluster, SECONDS).await?;
         none_failed(&lines)?;
         let seen = |version: &str| {
             let is = |line: &&Value| version_of_reviews(line) == Some(version);
@@ -123,6 +128,71 @@ async fn weights(cluster: &Cluster) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A Job whose pod has a sidecar reaches the mesh, and ends when its own work is done.
+async fn a_job_ends(cluster: &Cluster) -> Result<()> {
+    let job = serde_json::json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": SHOP},
+        "spec": {"backoffLimit": 0, "template": {"spec": {
+            "serviceAccountName": "traffic", "restartPolicy": "Never",
+            "containers": [{"name": "once", "image": Cluster::image("shop"),
+                "args": ["load", "--rate", "5", "--seconds", "1"]}],
+        }}},
+    });
+    cluster.apply(&job.to_string()).await?;
+    let wait = [
+        "-n",
+        SHOP,
+        "wait",
+        "--for=condition=complete",
+        "job/once",
+        "--timeout=60s",
+    ];
+    cluster.kubectl(wait).await?;
+    let printed = cluster.kubectl(["-n", SHOP, "logs", "job/once", "-c", "once"]).await?;
+    let lines: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+        .collect::<Result<_>>()?;
+    ensure!(!lines.is_empty(), "the job asked nothing");
+    none_failed(&lines)
+}
+
+/// Two replicas of the control plane, each replaced while requests are made, and then the one that leads is deleted.
+async fn the_control_plane_is_replaced(cluster: &Cluster) -> Result<()> {
+    let istiod = ["-n", "istio-system"];
+    let kubectl = async |arguments: &[&str]| cluster.kubectl(istiod.iter().chain(arguments)).await;
+    let complete = ["rollout", "status", "deployment/istiod", "--timeout=120s"];
+    kubectl(&["scale", "deployment/istiod", "--replicas=2"]).await?;
+    kubectl(&complete).await?;
+    let replaced = async {
+        kubectl(&["rollout", "restart", "deployment/istiod"]).await?;
+        kubectl(&complete).await?;
+        let holder = ["get", "lease", "lateen-leader", "-o", "jsonpath={.spec.holderIdentity}"];
+        let leader = eventually("somebody leads", PATIENCE, async || {
+            let leader = kubectl(&holder).await.ok()?.trim().to_owned();
+            (!leader.is_empty()).then_some(leader)
+        })
+        .await?;
+        kubectl(&["delete", "pod", &leader, "--wait=false"]).await?;
+        kubectl(&complete).await
+    };
+    let (lines, replaced) = tokio::join!(drive(cluster, 30), replaced);
+    replaced?;
+    let lines = lines?;
+    none_failed(&lines)?;
+    println!(
+        "{} requests while the control plane was replaced, none failed",
+        lines.len()
+    );
+    // And who leads now does its work.
+    let patch = r#"[{"op": "replace", "path": "/spec/http/1/route/0/weight", "value": 51},
+        {"op": "replace", "path": "/spec/http/1/route/1/weight", "value": 49}]"#;
+    let object = "virtualservice/reviews";
+    let patched = ["-n", SHOP, "patch", object, "--type=json", "-p", patch];
+    cluster.kubectl(patched).await?;
+    distributed(cluster, object).await
 }
 
 fn version_of_reviews(line: &Value) -> Option<&str> {
