@@ -96,11 +96,11 @@ async fn taken(sample: &Path, sandbox: &Sandbox) -> Result<Taken> {
     let secrets = Secrets::serve(&world.directory().join("sds"))?;
     let mut proxies = Vec::new();
     for (number, file) in nodes(sample)?.into_iter().enumerate() {
-        let node = serde_json::from_slice(&fs::read(&file)?)?;
+        let node: Value = serde_json::from_slice(&fs::read(&file)?)?;
         let directory = world.directory().join(format!("proxy-{number}"));
         // Both protocols, so that neither is forgotten.
         let api_type = if number % 2 == 0 { "DELTA_GRPC" } else { "GRPC" };
-        let envoy = sandbox.start(&directory, node, api_type, &relay, &secrets)?;
+        let envoy = sandbox.start(&directory, &node, api_type, &relay, &secrets)?;
         let expected = file.to_string_lossy().replace(".node.json", "");
         proxies.push((envoy, expected));
     }

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use lateen_testkit::tools;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -15,16 +16,6 @@ pub const CHARTS: &[&str] = &["base", "lateen", "gateway", "cni"];
 
 /// The Kubernetes that is rendered for; Helm built by `go install` knows of none by itself.
 pub const KUBERNETES: &str = "1.34.0";
-
-/// A program in the folder that `LATEEN_TOOLS` names, in `target/tools` without it, or on the path.
-pub fn tool(name: &str) -> Option<PathBuf> {
-    let own = env::var_os("LATEEN_TOOLS").map_or_else(|| root().join("target/tools"), PathBuf::from);
-    let path = env::var_os("PATH").unwrap_or_default();
-    std::iter::once(own)
-        .chain(env::split_paths(&path))
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
-}
 
 /// A Helm that runs.
 #[derive(Debug)]
@@ -35,9 +26,9 @@ pub struct Helm {
 }
 
 impl Helm {
-    /// The one that [`tool`] finds. Says that `what` is skipped when there is none.
+    /// The one that [`tools::find`] finds. Says that `what` is skipped when there is none.
     pub fn find(what: &str) -> Option<Self> {
-        let program = tool("helm");
+        let program = tools::find("helm");
         if program.is_none() {
             println!("skipped: {what}: no helm in $LATEEN_TOOLS, target/tools or on the path");
         }

@@ -23,9 +23,9 @@ use tokio::net::TcpStream;
 pub use objects::{TokenFor, Writer};
 use pki::Authority;
 
-use crate::ports;
 use crate::process::Process;
 use crate::wait::eventually;
+use crate::{ports, tools};
 
 /// How long starting may take on a machine that builds at the same time.
 const STARTING: Duration = Duration::from_secs(90);
@@ -64,7 +64,7 @@ impl ApiServer {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(flags: &[&str]) -> Result<Option<Self>> {
-        let (Some(etcd), Some(binary)) = (tool("etcd"), tool("kube-apiserver")) else {
+        let (Some(etcd), Some(binary)) = (tools::find("etcd"), tools::find("kube-apiserver")) else {
             println!("skipped: no etcd or no kube-apiserver in $LATEEN_TOOLS, target/tools or on the path");
             return Ok(None);
         };
@@ -259,19 +259,6 @@ async fn start_etcd(binary: &Path, port: u16, directory: &Path) -> Result<Proces
     });
     waiting.await.flatten().with_context(|| etcd.log(20))?;
     Ok(etcd)
-}
-
-/// A program of Kubernetes' control plane.
-fn tool(name: &str) -> Option<PathBuf> {
-    let own = match std::env::var_os("LATEEN_TOOLS") {
-        Some(directory) => PathBuf::from(directory),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools"),
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::iter::once(own)
-        .chain(std::env::split_paths(&path))
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
 }
 
 fn base64(text: &str) -> String {

@@ -46,7 +46,7 @@ impl Envoy {
     /// When it cannot be started, or ends.
     pub async fn gateway(binary: &Path, ads: SocketAddr, directory: &Path) -> Result<Self> {
         let file = directory.join("bootstrap.json");
-        std::fs::write(&file, bootstrap(ads).to_string())?;
+        std::fs::write(&file, gateway(ads).to_string())?;
         let told = directory.join("admin");
         let mut command = Command::new(binary);
         command.arg("-c").arg(&file).arg("--admin-address-path").arg(&told);
@@ -126,35 +126,60 @@ impl Envoy {
     }
 }
 
-fn bootstrap(ads: SocketAddr) -> Value {
+fn gateway(ads: SocketAddr) -> Value {
+    let node = json!({
+        "id": format!("router~{}~gateway.{GATEWAY_NAMESPACE}~{GATEWAY_NAMESPACE}.svc.cluster.local", Ipv4Addr::LOCALHOST),
+        "cluster": format!("gateway.{GATEWAY_NAMESPACE}"),
+        "metadata": {
+            "NAME": "gateway", "NAMESPACE": GATEWAY_NAMESPACE, "CLUSTER_ID": "Kubernetes",
+            "INSTANCE_IPS": Ipv4Addr::LOCALHOST.to_string(), "SERVICE_ACCOUNT": "gateway",
+            "LABELS": {"istio": GATEWAY_LABEL, "app": "gateway"}, "WORKLOAD_NAME": "gateway", "MESH_ID": "cluster.local",
+            "ISTIO_VERSION": "1.32.0",
+        },
+    });
+    bootstrap(
+        &node,
+        &socket((Ipv4Addr::LOCALHOST, 0).into()),
+        "DELTA_GRPC",
+        &[("xds-grpc", socket(ads))],
+    )
+}
+
+/// An address as Envoy's configuration has it.
+pub fn socket(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}
+
+/// A bootstrap of an Envoy that asks as `node` for all that it does, at the cluster `xds-grpc` and in the protocol
+/// `api_type`. `servers` are gRPC clusters, each with its address.
+pub fn bootstrap(node: &Value, admin: &Value, api_type: &str, servers: &[(&str, Value)]) -> Value {
     let source = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let cluster = |(name, address): &(&str, Value)| {
+        json!({
+            "name": name, "type": "STATIC", "connect_timeout": "1s",
+            "typed_extension_protocol_options": {options: {
+                "@type": format!("type.googleapis.com/{options}"), "explicit_http_config": {"http2_protocol_options": {}},
+            }},
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+        })
+    };
     json!({
-        "node": {
-            "id": format!("router~{}~gateway.{GATEWAY_NAMESPACE}~{GATEWAY_NAMESPACE}.svc.cluster.local", Ipv4Addr::LOCALHOST),
-            "cluster": format!("gateway.{GATEWAY_NAMESPACE}"),
-            "metadata": {
-                "NAME": "gateway", "NAMESPACE": GATEWAY_NAMESPACE, "CLUSTER_ID": "Kubernetes",
-                "INSTANCE_IPS": Ipv4Addr::LOCALHOST.to_string(), "SERVICE_ACCOUNT": "gateway",
-                "LABELS": {"istio": GATEWAY_LABEL, "app": "gateway"}, "WORKLOAD_NAME": "gateway", "MESH_ID": "cluster.local",
-                "ISTIO_VERSION": "1.32.0",
+        "node": node,
+        "admin": {"address": admin},
+        "bootstrap_extensions": [{
+            "name": "envoy.bootstrap.internal_listener",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
             },
-        },
-        "admin": {"address": {"socket_address": {"address": Ipv4Addr::LOCALHOST.to_string(), "port_value": 0}}},
+        }],
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+                "api_type": api_type, "transport_api_version": "V3", "set_node_on_first_message_only": true,
                 "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
             },
             "cds_config": source, "lds_config": source,
         },
-        "static_resources": {"clusters": [{
-            "name": "xds-grpc", "type": "STATIC", "connect_timeout": "1s",
-            "typed_extension_protocol_options": {options: {
-                "@type": format!("type.googleapis.com/{options}"), "explicit_http_config": {"http2_protocol_options": {}},
-            }},
-            "load_assignment": {"cluster_name": "xds-grpc", "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
-                {"socket_address": {"address": ads.ip().to_string(), "port_value": ads.port()}}}}]}]},
-        }]},
+        "static_resources": {"clusters": servers.iter().map(cluster).collect::<Vec<_>>()},
     })
 }

@@ -13,6 +13,7 @@ pub mod lateend;
 pub mod load;
 pub mod ports;
 pub mod process;
+pub mod tools;
 pub mod upstream;
 pub mod wait;
 pub mod world;

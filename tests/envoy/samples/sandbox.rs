@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
+use lateen_testkit::envoy;
 use lateen_testkit::process::Process;
 use serde_json::{Value, json};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -52,7 +53,7 @@ impl Sandbox {
     pub(crate) fn start(
         &self,
         directory: &Path,
-        node: Value,
+        node: &Value,
         api_type: &str,
         ads: &Relay,
         secrets: &Secrets,
@@ -60,10 +61,10 @@ impl Sandbox {
         std::fs::create_dir(directory)?;
         let admin = directory.join("admin");
         let file = directory.join("bootstrap.json");
-        std::fs::write(
-            &file,
-            bootstrap(node, &admin, api_type, &ads.socket, secrets.socket()).to_string(),
-        )?;
+        let pipe = |path: &Path| json!({"pipe": {"path": path}});
+        let servers = [("xds-grpc", pipe(&ads.socket)), ("sds-grpc", pipe(secrets.socket()))];
+        let bootstrap = envoy::bootstrap(node, &pipe(&admin), api_type, &servers);
+        std::fs::write(&file, bootstrap.to_string())?;
         let mut command = Command::new("unshare");
         command
             .args(self.way)
@@ -140,38 +141,4 @@ impl Relay {
             _task: task,
         })
     }
-}
-
-fn bootstrap(node: Value, admin: &Path, api_type: &str, ads: &Path, secrets: &Path) -> Value {
-    let source = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
-    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    let grpc = |name: &str, socket: &Path| {
-        json!({
-            "name": name, "type": "STATIC", "connect_timeout": "1s",
-            "typed_extension_protocol_options": {options: {
-                "@type": format!("type.googleapis.com/{options}"), "explicit_http_config": {"http2_protocol_options": {}},
-            }},
-            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
-                {"pipe": {"path": socket}},
-            }}]}]},
-        })
-    };
-    json!({
-        "node": node,
-        "admin": {"address": {"pipe": {"path": admin}}},
-        "bootstrap_extensions": [{
-            "name": "envoy.bootstrap.internal_listener",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
-            },
-        }],
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": api_type, "transport_api_version": "V3", "set_node_on_first_message_only": true,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
-            },
-            "cds_config": source, "lds_config": source,
-        },
-        "static_resources": {"clusters": [grpc("xds-grpc", ads), grpc("sds-grpc", secrets)]},
-    })
 }

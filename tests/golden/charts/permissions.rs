@@ -153,3 +153,25 @@ fn no_account_could_take_more_than_it_was_given() {
         }
     }
 }
+
+/// The control plane may read all that it reads, or a kind would be missing without a word in the chart.
+#[test]
+fn the_control_plane_may_read_what_it_reads() {
+    let Some(helm) = Helm::find("that permissions suffice") else {
+        return;
+    };
+    let all = granted(&helm.objects("lateen", "istio-system", &[]));
+    let grants = &all["istio-system/istiod everywhere"];
+    for rule in lateen_sources::kube::rules() {
+        for (group, resource) in rule
+            .api_groups
+            .iter()
+            .flat_map(|group| rule.resources.iter().map(move |resource| (*group, *resource)))
+        {
+            let group = if group.is_empty() { "core" } else { group };
+            let name = format!("{group}/{resource}");
+            let verbs = grants.get(&name).unwrap_or_else(|| panic!("{name} is not granted"));
+            assert!(rule.verbs.iter().all(|verb| verbs.contains(*verb)), "{name}: {verbs:?}");
+        }
+    }
+}
