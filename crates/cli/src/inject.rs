@@ -1,12 +1,14 @@
 //! `lateen inject`: workloads with their sidecars, for who applies them without the webhook, or wants to see what it does.
 
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use lateen_injector::workload::inject_object;
 use lateen_injector::{InjectionSettings, Policy, Values};
 use serde_json::{Map, Value, json};
+
+use crate::input::read;
+use crate::print::to_stdout;
 
 /// The options of `lateen inject`.
 #[derive(Debug, clap::Args)]
@@ -69,10 +71,7 @@ impl Inject {
         }
         match &self.output {
             Some(path) => std::fs::write(path, written).with_context(|| format!("cannot write to {}", path.display())),
-            None => match std::io::stdout().lock().write_all(written.as_bytes()) {
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-                done => done.context("cannot write to standard output"),
-            },
+            None => to_stdout(&written),
         }
     }
 
@@ -124,17 +123,6 @@ fn nested(path: &str, value: &str) -> Value {
         map.insert(key.to_owned(), value);
         Value::Object(map)
     })
-}
-
-fn read(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    if path.as_os_str() == "-" {
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The documents with their sidecars, each followed by a separator; what was left alone is told on standard error.

@@ -10,6 +10,7 @@
 
 mod control_plane;
 mod inject;
+mod input;
 mod print;
 mod proxy_config;
 mod proxy_status;

@@ -42,11 +42,15 @@ impl Output {
             Format::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
             Format::Yaml => serde_yaml::to_string(value)?,
         };
-        // Unlike `print!`, no panic when the reader has gone, as `head` does.
-        match std::io::stdout().lock().write_all(text.as_bytes()) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            done => done.context("cannot write to standard output"),
-        }
+        to_stdout(&text)
+    }
+}
+
+/// Writes text to standard output. Unlike `print!`, no panic when the reader has gone, as `head` does.
+pub(crate) fn to_stdout(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write to standard output"),
     }
 }
 

@@ -4,7 +4,6 @@ pub(crate) mod dump;
 mod filter;
 mod tables;
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +11,7 @@ use clap::{ArgAction, ValueEnum};
 use serde_json::{Map, Value};
 
 use crate::control_plane::{ControlPlane, get_json};
+use crate::input::read;
 use crate::print::Output;
 
 use dump::Dump;
@@ -140,7 +140,7 @@ impl DumpSource {
     /// Envoy's dump, where one is named.
     pub(crate) fn read(&self) -> Result<Option<Dump>> {
         let document = match (&self.file, &self.admin) {
-            (Some(file), _) => read(file)?,
+            (Some(file), _) => read_json(file)?,
             (None, Some(admin)) => get_json("--admin", admin, "/config_dump", &[("include_eds", "true")], None)?,
             (None, None) => return Ok(None),
         };
@@ -185,14 +185,6 @@ impl ProxyConfig {
     }
 }
 
-fn read(file: &Path) -> Result<Value> {
-    let mut text = String::new();
-    if file.as_os_str() == "-" {
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
-    } else {
-        text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    }
-    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))
+fn read_json(file: &Path) -> Result<Value> {
+    serde_json::from_str(&read(file)?).with_context(|| format!("{} is not JSON", file.display()))
 }

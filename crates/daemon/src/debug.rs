@@ -150,7 +150,7 @@ async fn configz(State(debug): State<Debug>) -> Json<Value> {
 }
 
 async fn mesh(State(debug): State<Debug>) -> Json<Value> {
-    Json(debug.objects.borrow().mesh.clone())
+    Json(debug.objects.borrow().mesh().clone())
 }
 
 /// What is said of a proxy that is not there, in the words that `istioctl` looks for to ask the next instance.

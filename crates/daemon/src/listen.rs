@@ -11,12 +11,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use lateen_ca::{Authenticator, PeerCertificates};
 use lateen_runtime::Drain;
 use lateen_xds::Peer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower::Service as _;
@@ -47,8 +49,49 @@ pub(crate) enum Security {
     Plaintext,
 }
 
-/// Accepts connections until the drain begins, and waits for those that are open as long as the grace lasts.
+/// Serves gRPC.
 pub(crate) async fn serve(listener: TcpListener, security: Security, routes: Routes, drain: Drain) -> io::Result<()> {
+    let ended = drain.clone();
+    accept(listener, ended, move |stream, address| {
+        connection(stream, address, security.clone(), routes.clone(), drain.clone())
+    })
+    .await
+}
+
+/// Serves HTTP over TLS without asking for certificates: what the API server calls.
+pub(crate) async fn serve_https(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    router: axum::Router,
+    drain: Drain,
+) -> io::Result<()> {
+    let ended = drain.clone();
+    accept(listener, ended, move |stream, _| {
+        https_connection(stream, Arc::clone(&config), router.clone(), drain.clone())
+    })
+    .await
+}
+
+/// TLS for [`serve_https`], with the certificate that another configuration serves with.
+pub(crate) fn https_config(other: &rustls::ServerConfig) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(other.crypto_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&other.cert_resolver));
+    // The API server calls webhooks by HTTP/1.1, and offers nothing else.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Accepts connections until the drain begins, and waits for those that are open as long as the grace lasts.
+async fn accept<C>(
+    listener: TcpListener,
+    drain: Drain,
+    connection: impl Fn(TcpStream, SocketAddr) -> C,
+) -> io::Result<()>
+where
+    C: Future<Output = Result<()>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -58,9 +101,9 @@ pub(crate) async fn serve(listener: TcpListener, security: Security, routes: Rou
         };
         match accepted {
             Ok((stream, address)) => {
-                let (security, routes, drain) = (security.clone(), routes.clone(), drain.clone());
+                let connection = connection(stream, address);
                 connections.spawn(async move {
-                    if let Err(error) = connection(stream, address, security, routes, drain).await {
+                    if let Err(error) = connection.await {
                         tracing::debug!(%error, %address, "connection ended");
                     }
                 });
@@ -97,13 +140,10 @@ async fn connection(
                 request.extensions_mut().insert(peer.clone());
                 answer(routes.clone(), request)
             });
-            http(TokioIo::new(stream), service, drain).await
+            http(builder().http2_only(), stream, service, drain).await
         }
         Security::Tls { config, authenticator } => {
-            let handshake = TlsAcceptor::from(config).accept(stream);
-            let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
-                .await
-                .context("TLS handshake timed out")??;
+            let stream = handshake(stream, config).await?;
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificates = PeerCertificates(certificates.to_vec().into());
             let service = service_fn(move |mut request: Request<Incoming>| {
@@ -136,9 +176,26 @@ async fn connection(
                     answer(routes, request).await
                 }
             });
-            http(TokioIo::new(stream), service, drain).await
+            http(builder().http2_only(), stream, service, drain).await
         }
     }
+}
+
+async fn https_connection(
+    stream: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+    router: axum::Router,
+    drain: Drain,
+) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let stream = handshake(stream, config).await?;
+    http(builder(), stream, TowerToHyperService::new(router), drain).await
+}
+
+async fn handshake(stream: TcpStream, config: Arc<rustls::ServerConfig>) -> Result<TlsStream<TcpStream>> {
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    Ok(stream.context("TLS handshake timed out")??)
 }
 
 type Answer = http::Response<tonic::body::Body>;
@@ -147,16 +204,9 @@ async fn answer(mut routes: Routes, request: Request<Incoming>) -> Result<Answer
     routes.call(request.map(tonic::body::Body::new)).await
 }
 
-async fn http<S>(
-    stream: TokioIo<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>,
-    service: S,
-    drain: Drain,
-) -> Result<()>
-where
-    S: hyper::service::Service<Request<Incoming>, Response = Answer, Error = std::convert::Infallible> + Send + 'static,
-    S::Future: Send + 'static,
-{
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -164,7 +214,26 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(128)
         .max_header_list_size(64 * 1024);
-    let connection = builder.serve_connection(stream, service);
+    builder
+}
+
+/// Serves a connection until it ends; once the drain begins, requests in flight are still answered.
+async fn http<S, B>(
+    builder: auto::Builder<TokioExecutor>,
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    service: S,
+    drain: Drain,
+) -> Result<()>
+where
+    S: hyper::service::Service<Request<Incoming>, Response = http::Response<B>, Error = std::convert::Infallible>
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => ended.map_err(|error| anyhow::anyhow!(error))?,
@@ -173,42 +242,5 @@ where
             connection.await.map_err(|error| anyhow::anyhow!(error))?;
         }
     }
-    Ok(())
-}
-
-/// Serves HTTP over TLS without asking for certificates: what the API server calls.
-pub(crate) async fn serve_https(
-    listener: TcpListener,
-    config: Arc<rustls::ServerConfig>,
-    router: axum::Router,
-    drain: Drain,
-) -> io::Result<()> {
-    // The API server calls webhooks by HTTP/1.1, and offers nothing else.
-    let mut config = rustls::ServerConfig::clone(&config);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let config = Arc::new(config);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = drain.started() => break,
-            Some(_) = connections.join_next() => continue,
-        };
-        let Ok((stream, address)) = accepted else { continue };
-        let (config, router) = (Arc::clone(&config), router.clone());
-        connections.spawn(async move {
-            let handshake = TlsAcceptor::from(config).accept(stream);
-            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
-                tracing::debug!(%address, "TLS handshake failed");
-                return;
-            };
-            let service = hyper_util::service::TowerToHyperService::new(router);
-            let builder = auto::Builder::new(TokioExecutor::new());
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, %address, "connection ended");
-            }
-        });
-    }
-    connections.abort_all();
     Ok(())
 }

@@ -209,6 +209,18 @@ fn hash(event: &Event, kind: Kind, key: Option<lateen_names::ObjectKey>) -> u64 
     hasher.finish()
 }
 
+/// Whether an event may change configuration: the objects that users write, or the mesh's settings.
+pub(crate) fn is_configuration(event: &Event) -> bool {
+    class(kind(event)) != Class::Registry
+}
+
+fn kind(event: &Event) -> Kind {
+    match &event.change {
+        Change::Apply(object) => object.kind(),
+        Change::Delete { kind, .. } => *kind,
+    }
+}
+
 /// Who of istiod's parts watches objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {

@@ -1,5 +1,6 @@
 //! From sources to snapshots: one task owns the index.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::controllers::Seen;
-use crate::metrics::IndexMetrics;
+use crate::metrics::{self, IndexMetrics};
 use crate::webhooks::Injection;
 
 /// Batches that may wait for the index; a source that is ahead of it waits.
@@ -40,23 +41,32 @@ pub(crate) struct Pipeline {
 /// Configuration objects as the index holds them, and what is wrong with what they were read from.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
-    objects: Vec<Arc<Object>>,
-    /// MeshConfig, with its defaults.
-    pub mesh: Value,
+    configuration: Arc<Configuration>,
     /// What users should know of the objects, each by itself and all together.
     pub findings: Vec<Diagnostic>,
     problems: Vec<Problem>,
 }
 
+#[derive(Debug, Default)]
+struct Configuration {
+    objects: Vec<Arc<Object>>,
+    mesh: Value,
+}
+
 impl Objects {
+    /// MeshConfig, with its defaults.
+    pub(crate) fn mesh(&self) -> &Value {
+        &self.configuration.mesh
+    }
+
     /// The configuration objects, each with `kind` and the rest of what the user wrote. Those of Istio's groups and of
     /// the Gateway API; never Secrets.
     pub(crate) fn as_json(&self) -> Value {
-        let configuration = self.objects.iter().filter(|object| {
+        let objects = self.configuration.objects.iter().filter(|object| {
             let group = object.kind().group();
             group.ends_with(".istio.io") || group == "gateway.networking.k8s.io"
         });
-        Value::Array(configuration.map(|object| object.to_json()).collect())
+        Value::Array(objects.map(|object| object.to_json()).collect())
     }
 
     /// What is wrong with files, and with objects of the cluster.
@@ -179,6 +189,8 @@ impl Owner {
             self.seen.send_replace(Seen::new(snapshot, &versions));
             return self;
         }
+        // Most batches are about endpoints; what depends on configuration alone is not made anew for them.
+        let configured = published.is_none() || events.iter().any(metrics::is_configuration);
         self.metrics.received(&events);
         self.injection.observe(&events);
         let begun = Instant::now();
@@ -186,25 +198,26 @@ impl Owner {
         let snapshot = self.index.publish();
         let took = begun.elapsed();
         self.injection.publish(self.index.mesh_config(), self.index.objects());
-        let objects = self
-            .index
-            .objects()
-            .iter()
-            .map(|(_, object)| Arc::clone(object))
-            .collect();
-        let mut findings: Vec<Diagnostic> = snapshot.diagnostics.to_vec();
-        findings.extend(analysis::check(&snapshot));
-        findings.extend(lateen_compile::envoyfilter::unsupported(&snapshot));
         let known = Arc::clone(&self.objects.borrow());
-        for finding in findings.iter().filter(|finding| !known.findings.contains(finding)) {
+        let configuration = if configured {
+            Arc::new(configuration(&self.index))
+        } else {
+            Arc::clone(&known.configuration)
+        };
+        let findings = if published == Some(snapshot.generation) {
+            known.findings.clone()
+        } else {
+            findings(&snapshot)
+        };
+        let told: HashSet<&Diagnostic> = known.findings.iter().collect();
+        for finding in findings.iter().filter(|finding| !told.contains(finding)) {
             tracing::warn!(%finding, "configuration");
         }
         let broken = problems.iter().filter(|problem| problem.severity == Severity::Error);
         self.metrics
             .published(&snapshot, &findings, broken.count(), since.elapsed(), took);
         self.objects.send_replace(Arc::new(Objects {
-            objects,
-            mesh: serde_json::to_value(self.index.mesh_config()).unwrap_or_default(),
+            configuration,
             findings,
             problems,
         }));
@@ -217,4 +230,19 @@ impl Owner {
         });
         self
     }
+}
+
+fn configuration(index: &Index) -> Configuration {
+    Configuration {
+        objects: index.objects().iter().map(|(_, object)| Arc::clone(object)).collect(),
+        mesh: serde_json::to_value(index.mesh_config()).unwrap_or_default(),
+    }
+}
+
+/// What users should know of the objects, each by itself and all together.
+fn findings(snapshot: &Snapshot) -> Vec<Diagnostic> {
+    let mut findings: Vec<Diagnostic> = snapshot.diagnostics.to_vec();
+    findings.extend(analysis::check(snapshot));
+    findings.extend(lateen_compile::envoyfilter::unsupported(snapshot));
+    findings
 }

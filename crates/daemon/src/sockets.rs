@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -80,8 +79,9 @@ impl Sockets {
             );
         }
         let tls = services.trust.authority.server_tls_config()?;
+        let https = listen::https_config(&tls)?;
         let security = Security::Tls {
-            config: Arc::clone(&tls),
+            config: tls,
             authenticator: services.trust.authenticator,
         };
         supervisor.spawn(
@@ -90,7 +90,7 @@ impl Sockets {
         );
         supervisor.spawn(
             "webhooks",
-            listen::serve_https(self.https, tls, services.webhooks, supervisor.drain()),
+            listen::serve_https(self.https, https, services.webhooks, supervisor.drain()),
         );
         supervisor.spawn(
             "http",

@@ -12,7 +12,7 @@ use crate::pod;
 use crate::settings::InjectionSettings;
 
 /// The user ID that the proxy runs with, and that redirection leaves alone.
-const PROXY_UID: i64 = 1337;
+pub(crate) const PROXY_UID: i64 = 1337;
 
 /// OpenShift's ranges of IDs that a namespace's pods may have.
 const UID_RANGE: &str = "openshift.io/sa.scc.uid-range";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::annotations::{self, REWRITE_PROBES, STATUS, TEMPLATES};
-use crate::context::{self, Context};
+use crate::context::{self, Context, PROXY_UID};
 use crate::merge::strategic_merge;
 use crate::owner::Owner;
 use crate::settings::InjectionSettings;
@@ -16,8 +16,6 @@ const CLUSTER: &str = "ISTIO_META_CLUSTER_ID";
 const NETWORK: &str = "ISTIO_META_NETWORK";
 /// The label that names a pod's network.
 const NETWORK_LABEL: &str = "topology.istio.io/network";
-/// The user ID whose traffic is not redirected.
-const PROXY_UID: i64 = 1337;
 
 /// A pod cannot get what it asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,8 +135,7 @@ fn merge_templates(original: &Value, context: &Context<'_>) -> Result<(Value, Va
     let mut merged = original.clone();
     let mut template = json!({});
     for name in context.settings.policy.templates(asked) {
-        let patch = template::render(&name, context)?;
-        let mut patch = pod::without_nulls_unless_user(&patch, context.settings.policy.overlays.contains_key(&name));
+        let mut patch = template::render(&name, context)?;
         // A user's overlay need not know whether the sidecar is an init container.
         move_proxy(&mut patch, &template);
         template = strategic_merge(&template, &patch);

@@ -137,8 +137,3 @@ pub(crate) fn without_nulls(value: &Value) -> Value {
         other => other.clone(),
     }
 }
-
-/// A patch of a built-in template without nulls, which there mean that a field is not set; in a user's they remove.
-pub(crate) fn without_nulls_unless_user(patch: &Value, user: bool) -> Value {
-    if user { patch.clone() } else { without_nulls(patch) }
-}

@@ -27,25 +27,21 @@ pub(crate) fn render(name: &str, context: &Context<'_>) -> Result<Value, InjectE
         }
         None => {}
     }
-    match name {
-        "sidecar" => Ok(sidecar::patch(context)),
-        "gateway" => Ok(gateway::patch(context)),
-        "grpc-agent" => Ok(grpc::agent(context)),
-        "grpc-simple" => Ok(grpc::simple(context)),
-        _ => Err(InjectError::Template {
-            name: name.to_owned(),
-            reason: format!(
-                "there is none; known are {}",
-                context
-                    .settings
-                    .policy
-                    .known()
-                    .into_iter()
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
-        }),
-    }
+    let patch = match name {
+        "sidecar" => sidecar::patch(context),
+        "gateway" => gateway::patch(context),
+        "grpc-agent" => grpc::agent(context),
+        "grpc-simple" => grpc::simple(context),
+        _ => {
+            let known: Vec<&str> = context.settings.policy.known().into_iter().collect();
+            return Err(InjectError::Template {
+                name: name.to_owned(),
+                reason: format!("there is none; known are {}", known.join(", ")),
+            });
+        }
+    };
+    // A null means that a field is not set; in a user's patch it removes.
+    Ok(pod::without_nulls(&patch))
 }
 
 /// The container `*` of a user's overlay stands for every container of the application.

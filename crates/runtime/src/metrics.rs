@@ -3,7 +3,6 @@
 //! The registry is the `prometheus` crate's, not `prometheus-client`'s: the latter adds `_total` to every counter, and
 //! most of istiod's counters do not end in it.
 
-mod computed;
 mod process;
 
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use prometheus::core::Collector;
 pub use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
-use prometheus::{HistogramOpts, Opts, Registry, TextEncoder};
+use prometheus::{HistogramOpts, Opts, PullingGauge, Registry, TextEncoder};
 
 /// Content type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -120,7 +119,7 @@ impl Metrics {
         help: &str,
         value: impl Fn() -> f64 + Send + Sync + 'static,
     ) -> Result<(), Error> {
-        self.collect(computed::Computed::new(name, help, Box::new(value))?)
+        self.collect(PullingGauge::new(name, help, Box::new(value))?)
     }
 
     /// Adds any collector, for values that are looked up when they are asked for.

@@ -1,6 +1,6 @@
 //! What every source hands on: changes of objects, and what is wrong with what it reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +89,7 @@ impl fmt::Display for Problem {
 
 /// Logs the problems that were not there before.
 pub(crate) fn log_new(old: &[Problem], new: &[Problem]) {
+    let old: BTreeSet<&Problem> = old.iter().collect();
     for problem in new.iter().filter(|problem| !old.contains(problem)) {
         match problem.severity {
             Severity::Error => tracing::error!(%problem, "configuration"),

@@ -31,13 +31,10 @@ pub(super) fn differences(wanted: &Dump, held: &Dump) -> Vec<Difference> {
 }
 
 fn difference(kind: &'static str, wanted: &[Value], held: &[Value]) -> Difference {
-    let by_name = |list: &[Value]| -> BTreeMap<String, Value> {
-        let named = list.iter().map(|one| (name(one).to_owned(), one.clone()));
-        named.collect()
-    };
     let (wanted, held) = (by_name(wanted), by_name(held));
-    let names = |one: &BTreeMap<String, Value>, other: &BTreeMap<String, Value>| -> Vec<String> {
-        one.keys().filter(|name| !other.contains_key(*name)).cloned().collect()
+    let names = |one: &ByName<'_>, other: &ByName<'_>| -> Vec<String> {
+        let names = one.keys().filter(|name| !other.contains_key(*name));
+        names.map(|name| (*name).to_owned()).collect()
     };
     let other = wanted
         .iter()
@@ -50,8 +47,14 @@ fn difference(kind: &'static str, wanted: &[Value], held: &[Value]) -> Differenc
             // Those of Envoy's bootstrap have no place in the control plane.
             .filter(|name| name.contains('|') || name.contains('_') && kind == "Listeners")
             .collect(),
-        other: other.map(|(name, _)| name.clone()).collect(),
+        other: other.map(|(name, _)| (*name).to_owned()).collect(),
     }
+}
+
+type ByName<'a> = BTreeMap<&'a str, &'a Value>;
+
+fn by_name(list: &[Value]) -> ByName<'_> {
+    list.iter().map(|one| (name(one), one)).collect()
 }
 
 impl Difference {

@@ -31,6 +31,8 @@ pub(crate) struct Injection {
     settings: InjectionSettings,
     /// Nodes that cannot run sidecars as init containers.
     old_nodes: BTreeSet<ObjectKey>,
+    /// Whether anything was seen since the last time that may change the settings.
+    stale: bool,
     sender: watch::Sender<Arc<InjectionSettings>>,
 }
 
@@ -71,6 +73,7 @@ impl Injection {
             defaults,
             settings,
             old_nodes: BTreeSet::new(),
+            stale: true,
             sender,
         };
         (injection, receiver)
@@ -80,15 +83,26 @@ impl Injection {
     pub(crate) fn observe(&mut self, events: &[Event]) {
         let cluster = self.cluster.clone();
         for event in events.iter().filter(|event| event.cluster == cluster) {
-            match &event.change {
-                Change::Apply(object) => self.apply(object),
-                Change::Delete { kind, key } => self.delete(*kind, key),
-            }
+            let kind = match &event.change {
+                Change::Apply(object) => {
+                    self.apply(object);
+                    object.kind()
+                }
+                Change::Delete { kind, key } => {
+                    self.delete(*kind, key);
+                    *kind
+                }
+            };
+            // Mesh configuration is in a ConfigMap too.
+            self.stale |= matches!(kind, Kind::ConfigMap | Kind::Namespace | Kind::Node | Kind::ProxyConfig);
         }
     }
 
     /// Hands out the settings, if they are others than before.
     pub(crate) fn publish(&mut self, mesh: &MeshConfig, objects: &Objects) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
         self.settings.mesh = mesh.clone();
         self.settings.proxy_configs = objects
             .of(Kind::ProxyConfig)
