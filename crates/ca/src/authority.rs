@@ -19,8 +19,8 @@ use crate::files::FileError;
 use crate::metrics::Metrics;
 use crate::serving::ServingCertificate;
 
-pub use held::{RootContents, RootStep};
-pub use self_signed::RotationStage;
+pub use held::RootContents;
+pub use self_signed::{RootStep, RotationStage};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -165,9 +165,7 @@ impl CaConfig {
             serving_names,
         }
     }
-}
 
-impl CaConfig {
     /// Where the signing certificate is kept, for errors.
     fn place(&self) -> &Path {
         match &self.source {
@@ -347,7 +345,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When the root is plugged in, a rotation is under way, or a file cannot be written.
     pub fn rotate_root(&self) -> Result<(), CaError> {
-        self.rotate(self_signed::announce)
+        self.rotate(RootStep::Announce)
     }
 
     /// Signs with the new root from now on. Every proxy must trust it by now.
@@ -355,7 +353,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When no new root is there, or a file cannot be written.
     pub fn switch_root(&self) -> Result<(), CaError> {
-        self.rotate(self_signed::switch)
+        self.rotate(RootStep::Switch)
     }
 
     /// Trusts no root any more but the one that signs. No certificate of another may be in use by now.
@@ -363,7 +361,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When no older root is there, or a file cannot be written.
     pub fn retire_old_roots(&self) -> Result<(), CaError> {
-        self.rotate(self_signed::retire)
+        self.rotate(RootStep::Retire)
     }
 
     /// Does what is due: takes over changed files, advances the rotation of the root, renews the serving certificate.
@@ -375,10 +373,10 @@ impl CertificateAuthority {
             RootSource::SelfSigned(directory) => {
                 // Bounded: from one root to the next there are three steps.
                 for _ in 0..3 {
-                    let Some(due) = self_signed::due(&self.state(), &inner.config, now) else {
+                    let Some(step) = self_signed::due(&self.state(), &inner.config, now) else {
                         break;
                     };
-                    if let Err(error) = self.rotate(due.in_files()) {
+                    if let Err(error) = self.rotate(step) {
                         warn!(%error, directory = %directory.display(), "the rotation of the root is stuck");
                         break;
                     }
@@ -425,14 +423,14 @@ impl CertificateAuthority {
         Arc::clone(&self.0.state.borrow())
     }
 
-    fn rotate(&self, step: self_signed::Step) -> Result<(), CaError> {
+    fn rotate(&self, step: RootStep) -> Result<(), CaError> {
         let inner = &self.0;
         let RootSource::SelfSigned(directory) = &inner.config.source else {
             return Err(CaError::NotOurRoot(inner.config.place().to_owned()));
         };
         let _changing = inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (inner.clock)();
-        let state = step(&self.state(), directory, &inner.config, now)?;
+        let state = self_signed::advance(&self.state(), step, directory, &inner.config, now)?;
         info!(stage = state.rotation.stage().name(), signing = ?state.signing.certificate(), roots = state.bundle.roots().len(), "the rotation of the root went on");
         inner.publish(state);
         inner.serving.renew_if_due(&self.state().signing, &inner.config, now)

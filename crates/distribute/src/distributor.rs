@@ -1,6 +1,6 @@
 //! Connected proxies, and what each is told to hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -154,6 +154,7 @@ impl Distributor {
             settled: newest,
             ..Progress::default()
         };
+        let mut rejected = BTreeSet::new();
         for connected in state.proxies.values() {
             progress.proxies += 1;
             let settled = connected.settled();
@@ -165,6 +166,9 @@ impl Distributor {
                 progress.settled = progress.settled.min(settled);
             }
             for (type_url, name, reason) in connected.rejections() {
+                if !rejected.insert((type_url, name)) {
+                    continue;
+                }
                 progress.rejections.push(Rejection {
                     objects: find_origins(&state.families, type_url, name),
                     type_url: Arc::clone(type_url),

@@ -19,7 +19,7 @@ pub struct Progress {
     pub behind: usize,
     /// The ID of the one that is furthest behind.
     pub behind_proxy: Option<Arc<str>>,
-    /// What they rejected and would still be sent.
+    /// What they rejected and would still be sent: each resource once, however many rejected it.
     pub rejections: Vec<Rejection>,
 }
 
@@ -32,7 +32,7 @@ pub struct Rejection {
     pub type_url: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// The proxy's ID.
+    /// The ID of a proxy that rejected it.
     pub proxy: Arc<str>,
     /// The proxy's words.
     pub reason: Arc<str>,

@@ -105,6 +105,10 @@ async fn a_rejection_counts_while_the_same_content_is_wanted() {
         panic!("{progress:?}");
     };
     assert_eq!((&*rejection.proxy, &*rejection.reason), (node().id.as_str(), "no"));
+    // Another proxy's rejection of the same is the same news.
+    let mut other = distributor.connect(node(), &Peer::default()).await.unwrap();
+    other.on_event(&rejected(cluster.hash));
+    assert_eq!(distributor.progress().rejections.len(), 1);
     assert!(
         rejection
             .objects

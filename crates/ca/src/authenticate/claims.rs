@@ -4,14 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::TokenError;
 
 /// How far the issuer's clock may be off.
-const LEEWAY: Duration = Duration::from_secs(60);
+pub(super) const LEEWAY: Duration = Duration::from_secs(60);
 /// Longer than any token of an API server; bounds the work that a stranger can cause.
 const MAX_TOKEN: usize = 16 * 1024;
+/// How much of a stranger's text an error repeats.
 const MAX_ECHO: usize = 256;
 
 /// The unverified claims of a token.
@@ -34,18 +36,8 @@ pub(crate) struct Claims {
 impl Claims {
     /// Reads them.
     pub(crate) fn read(token: &str) -> Result<Self, TokenError> {
-        if token.len() > MAX_TOKEN {
-            return Err(TokenError::Malformed("it is longer than 16 KiB"));
-        }
-        let parts: Vec<&str> = token.split('.').collect();
-        let [_, payload, _] = parts[..] else {
-            return Err(TokenError::Malformed("three parts separated by dots are expected"));
-        };
-        let payload: Option<Value> = URL_SAFE_NO_PAD
-            .decode(payload)
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        let Some(payload @ Value::Object(_)) = payload else {
+        let (_, payload) = split(token)?;
+        let Some(payload @ Value::Object(_)) = part(payload) else {
             return Err(TokenError::Malformed("its payload does not read"));
         };
         let text = |value: &Value| value.as_str().map(echo);
@@ -86,7 +78,25 @@ impl Claims {
     }
 }
 
-fn echo(text: &str) -> String {
+/// The header and the payload of a token, encoded.
+pub(super) fn split(token: &str) -> Result<(&str, &str), TokenError> {
+    if token.len() > MAX_TOKEN {
+        return Err(TokenError::Malformed("it is longer than 16 KiB"));
+    }
+    let mut parts = token.split('.');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(header), Some(payload), Some(_), None) => Ok((header, payload)),
+        _ => Err(TokenError::Malformed("three parts separated by dots are expected")),
+    }
+}
+
+/// What a part of a token says.
+pub(super) fn part<T: DeserializeOwned>(encoded: &str) -> Option<T> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
+}
+
+/// A stranger's text, as an error repeats it.
+pub(super) fn echo(text: &str) -> String {
     text.chars()
         .take(MAX_ECHO)
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
@@ -16,15 +14,10 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::claims::{LEEWAY, echo, part, split};
 use super::{TokenError, TokenSubject, TokenVerifier};
 use crate::files::{self, FileError};
 
-/// How far the issuer's clock may be off.
-const LEEWAY: Duration = Duration::from_secs(60);
-/// Longer than any token of an API server; bounds the work that a stranger can cause.
-const MAX_TOKEN: usize = 16 * 1024;
-/// How much of a stranger's text an error repeats.
-const MAX_ECHO: usize = 256;
 /// How often a file of keys is read again because a token names a key that is not in it.
 const REREAD: Duration = Duration::from_secs(1);
 
@@ -154,14 +147,7 @@ impl JwtVerifier {
     }
 
     fn check(&self, token: &str, now: SystemTime) -> Result<TokenSubject, TokenError> {
-        if token.len() > MAX_TOKEN {
-            return Err(TokenError::Malformed("it is longer than 16 KiB"));
-        }
-        let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(TokenError::Malformed("three parts separated by dots are expected"));
-        };
+        let (header, payload) = split(token)?;
         let header: Header = part(header).ok_or(TokenError::Malformed("its header does not read"))?;
         let algorithm = match header.alg.as_str() {
             "RS256" => Algorithm::RS256,
@@ -371,15 +357,4 @@ fn read_key(issuer: &str, key: serde_json::Value) -> Option<Key> {
         algorithm,
         key,
     })
-}
-
-fn part<T: serde::de::DeserializeOwned>(encoded: &str) -> Option<T> {
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
-}
-
-fn echo(text: &str) -> String {
-    text.chars()
-        .take(MAX_ECHO)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

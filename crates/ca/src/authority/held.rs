@@ -7,17 +7,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
-use lateen_pki::{CLOCK_SKEW_GRACE, CaFileError, CaFileProblem, PrivateKey, SigningCa, TrustBundle};
+use lateen_pki::{CaFileError, CaFileProblem, PrivateKey, SigningCa, TrustBundle};
 use prometheus::Registry;
 use tracing::info;
 use zeroize::Zeroizing;
 
 use super::self_signed::{
-    self, CERT, Due, KEY, NEXT_CERT, NEXT_KEY, ROOTS, ROTATION, RecordedStage, Rotation, content, encode_record,
-    new_root, read_record, rotation_of, wrong_stage,
+    self, CERT, KEY, NEXT_CERT, NEXT_KEY, ROOTS, ROTATION, RecordedStage, RootStep, Rotation, content, encode_record,
+    new_root, read_record, state_of,
 };
 use super::{CaConfig, CaError, CertificateAuthority, RootSource, State};
 use crate::Clock;
@@ -25,17 +25,6 @@ use crate::Clock;
 /// The content of a root: texts by key. Wiped from memory when dropped; never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RootContents(BTreeMap<String, Zeroizing<Vec<u8>>>);
-
-/// One step of a root's replacement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RootStep {
-    /// Make a new root and have it trusted.
-    Announce,
-    /// Sign with the new root.
-    Switch,
-    /// Trust the old root no more.
-    Retire,
-}
 
 // === impl RootContents ===
 
@@ -84,16 +73,6 @@ impl fmt::Debug for RootContents {
     }
 }
 
-impl From<Due> for RootStep {
-    fn from(due: Due) -> Self {
-        match due {
-            Due::Announce => Self::Announce,
-            Due::Switch => Self::Switch,
-            Due::Retire => Self::Retire,
-        }
-    }
-}
-
 // === impl CertificateAuthority ===
 
 impl CertificateAuthority {
@@ -131,7 +110,7 @@ impl CertificateAuthority {
         let inner = &self.0;
         match inner.config.source {
             RootSource::PluggedIn(_) => None,
-            _ => self_signed::due(&self.state(), &inner.config, (inner.clock)()).map(RootStep::from),
+            _ => self_signed::due(&self.state(), &inner.config, (inner.clock)()),
         }
     }
 
@@ -146,12 +125,7 @@ impl CertificateAuthority {
 }
 
 /// Reads the root and where its rotation stands. `place` is named in errors.
-pub(super) fn load(
-    contents: &RootContents,
-    place: &Path,
-    config: &CaConfig,
-    now: SystemTime,
-) -> Result<State, CaError> {
+fn load(contents: &RootContents, place: &Path, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
     let signing =
         SigningCa::from_root_pem(contents.get(CERT), contents.get(KEY)).map_err(|error| content(place, error))?;
     // Istio's older releases kept no list of roots.
@@ -171,55 +145,37 @@ pub(super) fn load(
         [] => None,
         json => read_record(place, json),
     };
-    let rotation = rotation_of(&signing, next, record, config, now);
-    if let Rotation::Announced { next, .. } = &rotation {
-        bundle.add(next.certificate().clone());
-    }
-    Ok(State {
-        signing: Arc::new(signing),
-        bundle: Arc::new(bundle),
-        rotation,
-    })
+    Ok(state_of(signing, bundle, next, record, config, now))
 }
 
 /// The content after a step.
-pub(super) fn advance(
+fn advance(
     contents: &RootContents,
     place: &Path,
     step: RootStep,
     config: &CaConfig,
     now: SystemTime,
 ) -> Result<RootContents, CaError> {
-    let state = load(contents, place, config, now)?;
+    let state = step.of(&load(contents, place, config, now)?, config, now)?;
     let mut after = contents.clone();
-    match (step, &state.rotation) {
-        (RootStep::Announce, Rotation::Stable) => {
-            let next = new_root(config, PrivateKey::generate()?, now)?;
-            let mut bundle = (*state.bundle).clone();
-            bundle.add(next.certificate().clone());
+    match &state.rotation {
+        Rotation::Announced { next, switch_at, old } => {
             after.set(NEXT_KEY, next.key().expose_pem().as_bytes());
             after.set(NEXT_CERT, next.certificate().pem().as_bytes());
-            after.set(ROOTS, bundle.pem().as_bytes());
-            let old = state.signing.certificate().serial();
-            let due = now + config.rotation.distribute_for;
-            after.set(ROTATION, &encode_record(RecordedStage::Announced, due, old));
+            after.set(ROOTS, state.bundle.pem().as_bytes());
+            after.set(ROTATION, &encode_record(RecordedStage::Announced, *switch_at, old));
         }
-        (RootStep::Switch, Rotation::Announced { next, old, .. }) => {
-            after.set(KEY, next.key().expose_pem().as_bytes());
-            after.set(CERT, next.certificate().pem().as_bytes());
+        Rotation::Switched { retire_at, old } => {
+            after.set(KEY, state.signing.key().expose_pem().as_bytes());
+            after.set(CERT, state.signing.certificate().pem().as_bytes());
             after.0.remove(NEXT_KEY);
             after.0.remove(NEXT_CERT);
-            let retire_at = state.signing.not_after().min(now + config.max_ttl + CLOCK_SKEW_GRACE);
-            after.set(ROTATION, &encode_record(RecordedStage::Switched, retire_at, old));
+            after.set(ROTATION, &encode_record(RecordedStage::Switched, *retire_at, old));
         }
-        (RootStep::Retire, Rotation::Switched { old, .. }) => {
-            let kept = state.bundle.roots().iter().filter(|root| root.serial() != old).cloned();
-            after.set(ROOTS, TrustBundle::new(kept).pem().as_bytes());
+        Rotation::Stable => {
+            after.set(ROOTS, state.bundle.pem().as_bytes());
             after.0.remove(ROTATION);
         }
-        (RootStep::Announce, _) => return Err(wrong_stage("make a new root", &state)),
-        (RootStep::Switch, _) => return Err(wrong_stage("sign with a new root", &state)),
-        (RootStep::Retire, _) => return Err(wrong_stage("retire the old root", &state)),
     }
     Ok(after)
 }

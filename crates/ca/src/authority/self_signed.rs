@@ -74,16 +74,16 @@ pub(super) enum RecordedStage {
     Switched,
 }
 
-/// The step that is due.
+/// One step of a root's replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
+pub enum RootStep {
+    /// Make a new root and have it trusted.
     Announce,
+    /// Sign with the new root.
     Switch,
+    /// Trust the old root no more.
     Retire,
 }
-
-/// One step of a rotation: writes the files, then gives the new state.
-pub(super) type Step = fn(&State, &Path, &CaConfig, SystemTime) -> Result<State, CaError>;
 
 // === impl RotationStage ===
 
@@ -109,12 +109,50 @@ impl Rotation {
     }
 }
 
-impl Due {
-    pub(super) fn in_files(self) -> Step {
-        match self {
-            Self::Announce => announce,
-            Self::Switch => switch,
-            Self::Retire => retire,
+impl RootStep {
+    /// The state after the step; whoever keeps the root writes down what is new in it.
+    ///
+    /// # Errors
+    /// When the step does not fit where the rotation stands, or a root cannot be made.
+    pub(super) fn of(self, state: &State, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
+        let wrong_stage = |step| CaError::WrongStage {
+            step,
+            stage: state.rotation.stage().name(),
+        };
+        match (self, &state.rotation) {
+            (Self::Announce, Rotation::Stable) => {
+                let next = new_root(config, PrivateKey::generate()?, now)?;
+                let mut bundle = (*state.bundle).clone();
+                bundle.add(next.certificate().clone());
+                Ok(State {
+                    signing: Arc::clone(&state.signing),
+                    bundle: Arc::new(bundle),
+                    rotation: Rotation::Announced {
+                        next: Arc::new(next),
+                        switch_at: now + config.rotation.distribute_for,
+                        old: state.signing.certificate().serial().to_owned(),
+                    },
+                })
+            }
+            (Self::Switch, Rotation::Announced { next, old, .. }) => Ok(State {
+                signing: Arc::clone(next),
+                bundle: Arc::clone(&state.bundle),
+                rotation: Rotation::Switched {
+                    retire_at: state.signing.not_after().min(now + config.max_ttl + CLOCK_SKEW_GRACE),
+                    old: old.clone(),
+                },
+            }),
+            (Self::Retire, Rotation::Switched { old, .. }) => {
+                let kept = state.bundle.roots().iter().filter(|root| root.serial() != old).cloned();
+                Ok(State {
+                    signing: Arc::clone(&state.signing),
+                    bundle: Arc::new(TrustBundle::new(kept)),
+                    rotation: Rotation::Stable,
+                })
+            }
+            (Self::Announce, _) => Err(wrong_stage("make a new root")),
+            (Self::Switch, _) => Err(wrong_stage("sign with a new root")),
+            (Self::Retire, _) => Err(wrong_stage("retire the old root")),
         }
     }
 }
@@ -127,94 +165,58 @@ pub(super) fn open(directory: &Path, config: &CaConfig, now: SystemTime) -> Resu
     files::ensure_directory(directory)?;
     let mut state = load(directory, config, now)?;
     for _ in 0..3 {
-        let Some(due) = due(&state, config, now) else { break };
-        state = due.in_files()(&state, directory, config, now)?;
+        let Some(step) = due(&state, config, now) else { break };
+        state = advance(&state, step, directory, config, now)?;
     }
     Ok(state)
 }
 
 /// The step that is due at `now`, if any.
-pub(super) fn due(state: &State, config: &CaConfig, now: SystemTime) -> Option<Due> {
+pub(super) fn due(state: &State, config: &CaConfig, now: SystemTime) -> Option<RootStep> {
     let validity = state.signing.certificate().validity();
     match &state.rotation {
         Rotation::Stable => {
             let left = validity.not_after.duration_since(now).unwrap_or_default();
             let grace = validity.length() / 100 * u32::from(config.rotation.grace_percent.min(100));
-            (left <= grace).then_some(Due::Announce)
+            (left <= grace).then_some(RootStep::Announce)
         }
         Rotation::Announced { switch_at, .. } => {
-            (*switch_at <= now || validity.not_after <= now).then_some(Due::Switch)
+            (*switch_at <= now || validity.not_after <= now).then_some(RootStep::Switch)
         }
-        Rotation::Switched { retire_at, .. } => (*retire_at <= now).then_some(Due::Retire),
+        Rotation::Switched { retire_at, .. } => (*retire_at <= now).then_some(RootStep::Retire),
     }
 }
 
-/// Makes the next root and trusts it.
-pub(super) fn announce(state: &State, directory: &Path, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
-    let Rotation::Stable = state.rotation else {
-        return Err(wrong_stage("make a new root", state));
-    };
-    let next = new_root(config, PrivateKey::generate()?, now)?;
-    let old = state.signing.certificate().serial().to_owned();
-    let switch_at = now + config.rotation.distribute_for;
-    let mut bundle = (*state.bundle).clone();
-    bundle.add(next.certificate().clone());
-    files::replace(&directory.join(NEXT_KEY), next.key().expose_pem().as_bytes())?;
-    files::replace(&directory.join(NEXT_CERT), next.certificate().pem().as_bytes())?;
-    files::replace(&directory.join(ROOTS), bundle.pem().as_bytes())?;
-    record(directory, RecordedStage::Announced, switch_at, &old)?;
-    Ok(State {
-        signing: Arc::clone(&state.signing),
-        bundle: Arc::new(bundle),
-        rotation: Rotation::Announced {
-            next: Arc::new(next),
-            switch_at,
-            old,
-        },
-    })
-}
-
-/// Signs with the next root.
-pub(super) fn switch(state: &State, directory: &Path, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
-    let Rotation::Announced { next, old, .. } = &state.rotation else {
-        return Err(wrong_stage("sign with a new root", state));
-    };
-    // In this order `finish_switch` tells from the files how far it got.
-    files::rename(&directory.join(NEXT_KEY), &directory.join(KEY))?;
-    files::rename(&directory.join(NEXT_CERT), &directory.join(CERT))?;
-    let retire_at = state.signing.not_after().min(now + config.max_ttl + CLOCK_SKEW_GRACE);
-    record(directory, RecordedStage::Switched, retire_at, old)?;
-    Ok(State {
-        signing: Arc::clone(next),
-        bundle: Arc::clone(&state.bundle),
-        rotation: Rotation::Switched {
-            retire_at,
-            old: old.clone(),
-        },
-    })
-}
-
-/// Trusts the old root no more.
-pub(super) fn retire(state: &State, directory: &Path, _: &CaConfig, _: SystemTime) -> Result<State, CaError> {
-    let Rotation::Switched { old, .. } = &state.rotation else {
-        return Err(wrong_stage("retire the old root", state));
-    };
-    let kept = state.bundle.roots().iter().filter(|root| root.serial() != old).cloned();
-    let bundle = TrustBundle::new(kept);
-    files::replace(&directory.join(ROOTS), bundle.pem().as_bytes())?;
-    files::remove(&directory.join(ROTATION))?;
-    Ok(State {
-        signing: Arc::clone(&state.signing),
-        bundle: Arc::new(bundle),
-        rotation: Rotation::Stable,
-    })
-}
-
-pub(super) fn wrong_stage(step: &'static str, state: &State) -> CaError {
-    CaError::WrongStage {
-        step,
-        stage: state.rotation.stage().name(),
+/// Takes a step, and writes the files in an order from which [`load`] tells how far a step got that was cut short.
+pub(super) fn advance(
+    state: &State,
+    step: RootStep,
+    directory: &Path,
+    config: &CaConfig,
+    now: SystemTime,
+) -> Result<State, CaError> {
+    let after = step.of(state, config, now)?;
+    let path = |name| directory.join(name);
+    match &after.rotation {
+        Rotation::Announced { next, switch_at, old } => {
+            files::replace(&path(NEXT_KEY), next.key().expose_pem().as_bytes())?;
+            files::replace(&path(NEXT_CERT), next.certificate().pem().as_bytes())?;
+            files::replace(&path(ROOTS), after.bundle.pem().as_bytes())?;
+            let record = encode_record(RecordedStage::Announced, *switch_at, old);
+            files::replace(&path(ROTATION), &record)?;
+        }
+        Rotation::Switched { retire_at, old } => {
+            files::rename(&path(NEXT_KEY), &path(KEY))?;
+            files::rename(&path(NEXT_CERT), &path(CERT))?;
+            let record = encode_record(RecordedStage::Switched, *retire_at, old);
+            files::replace(&path(ROTATION), &record)?;
+        }
+        Rotation::Stable => {
+            files::replace(&path(ROOTS), after.bundle.pem().as_bytes())?;
+            files::remove(&path(ROTATION))?;
+        }
     }
+    Ok(after)
 }
 
 pub(super) fn new_root(config: &CaConfig, key: PrivateKey, now: SystemTime) -> Result<SigningCa, CaError> {
@@ -223,13 +225,6 @@ pub(super) fn new_root(config: &CaConfig, key: PrivateKey, now: SystemTime) -> R
         key,
         Validity::starting(now, config.root_ttl),
         new_serial(),
-    )?)
-}
-
-fn record(directory: &Path, stage: RecordedStage, due: SystemTime, old: &str) -> Result<(), CaError> {
-    Ok(files::replace(
-        &directory.join(ROTATION),
-        &encode_record(stage, due, old),
     )?)
 }
 
@@ -246,30 +241,23 @@ pub(super) fn encode_record(stage: RecordedStage, due: SystemTime, old: &str) ->
 
 fn load(directory: &Path, config: &CaConfig, now: SystemTime) -> Result<State, CaError> {
     let signing = load_signing(directory, config, now)?;
-    let mut bundle = load_roots(directory, &signing)?;
+    let bundle = load_roots(directory, &signing)?;
     let record = files::read_if_there(&directory.join(ROTATION))?.and_then(|json| read_record(directory, &json));
     let next = load_next(directory)?;
-    let rotation = rotation_of(&signing, next, record, config, now);
-    if let Rotation::Announced { next, .. } = &rotation {
-        bundle.add(next.certificate().clone());
-    }
-    Ok(State {
-        signing: Arc::new(signing),
-        bundle: Arc::new(bundle),
-        rotation,
-    })
+    Ok(state_of(signing, bundle, next, record, config, now))
 }
 
-/// Where the rotation stands, from what was kept of it.
-pub(super) fn rotation_of(
-    signing: &SigningCa,
+/// The state, with where the rotation stands, from what was kept of it.
+pub(super) fn state_of(
+    signing: SigningCa,
+    mut bundle: TrustBundle,
     next: Option<SigningCa>,
     record: Option<Record>,
     config: &CaConfig,
     now: SystemTime,
-) -> Rotation {
+) -> State {
     let at = |record: &Record| SystemTime::UNIX_EPOCH + Duration::from_secs(record.due);
-    match (next, record) {
+    let rotation = match (next, record) {
         (Some(next), Some(record)) if record.stage == RecordedStage::Announced => Rotation::Announced {
             next: Arc::new(next),
             switch_at: at(&record),
@@ -293,6 +281,14 @@ pub(super) fn rotation_of(
             }
         }
         (None, _) => Rotation::Stable,
+    };
+    if let Rotation::Announced { next, .. } = &rotation {
+        bundle.add(next.certificate().clone());
+    }
+    State {
+        signing: Arc::new(signing),
+        bundle: Arc::new(bundle),
+        rotation,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a status should say.
 
+use std::borrow::Cow;
+
 use k8s_openapi::jiff::Timestamp;
 use lateen_model::{Diagnostic, Severity};
 use serde_json::{Map, Value, json};
@@ -31,7 +33,8 @@ pub(super) fn status(
     now: Timestamp,
 ) -> Option<Value> {
     let current = &subject.status;
-    let mut conditions: Vec<Value> = current["conditions"].as_array().cloned().unwrap_or_default();
+    // Nearly always nothing differs: not copied before something does.
+    let mut conditions = Cow::Borrowed(current["conditions"].as_array().map_or(&[][..], Vec::as_slice));
     let accepted = accepted(findings);
     let mut differs = put(&mut conditions, ACCEPTED, accepted, true, subject.generation, now);
     let distributed = match distribution {
@@ -64,7 +67,7 @@ pub(super) fn status(
     }
     // A merge patch: what it does not name stays, and null removes.
     let mut status = Map::new();
-    status.insert("conditions".to_owned(), conditions.into());
+    status.insert("conditions".to_owned(), conditions.into_owned().into());
     let messages = if messages.is_empty() {
         Value::Null
     } else {
@@ -87,7 +90,7 @@ pub(super) fn is_distributed(status: &Value, at: i64) -> bool {
 
 /// Sets a condition; whether that differs from what was there.
 fn put(
-    conditions: &mut Vec<Value>,
+    conditions: &mut Cow<'_, [Value]>,
     name: &str,
     (status, reason, message): (&str, &str, String),
     wording_counts: bool,
@@ -117,6 +120,7 @@ fn put(
         "observedGeneration": at,
         "lastTransitionTime": since.unwrap_or_else(|| time(now)),
     });
+    let conditions = conditions.to_mut();
     match place {
         Some(place) => conditions[place] = condition,
         None => conditions.push(condition),
