@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use lateen_pki::{Certificate, PrivateKey, TrustBundle, Validity};
 use lateen_runtime::Clock;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,7 @@ pub(crate) use files::watch as watch_files;
 pub(crate) use store::{Content, Secret, SecretStore};
 
 use crate::config::{CertificateConfig, FileCertificate};
+use crate::files::replace;
 use crate::grpc::{self, ClientIdentity};
 use crate::metrics::Metrics;
 
@@ -114,27 +114,9 @@ fn write_files(folder: &Path, store: &SecretStore) -> anyhow::Result<()> {
         return Ok(());
     };
     let files = FileCertificate::in_folder(folder);
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    write(&files.chain, pem(&identity.chain).as_bytes(), 0o644)?;
-    write(&files.key, identity.key.expose_pem().as_bytes(), 0o600)?;
-    write(&files.roots, store.roots().pem().as_bytes(), 0o644)
-}
-
-fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let temporary = path.with_extension("new");
-    let name = || path.display().to_string();
-    // An old file of that name could have other rights.
-    let _ = std::fs::remove_file(&temporary);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .with_context(name)?;
-    file.write_all(content).with_context(name)?;
-    std::fs::rename(&temporary, path).with_context(name)
+    replace(&files.chain, pem(&identity.chain).as_bytes(), 0o644)?;
+    replace(&files.key, identity.key.expose_pem().as_bytes(), 0o600)?;
+    replace(&files.roots, store.roots().pem().as_bytes(), 0o644)
 }
 
 /// Certificates in PEM, in their order.

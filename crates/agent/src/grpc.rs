@@ -110,10 +110,7 @@ pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListenerStream> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(name)?;
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(name),
-        _ => {}
-    }
+    crate::files::remove(path)?;
     Ok(UnixListenerStream::new(UnixListener::bind(path).with_context(name)?))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -58,12 +58,10 @@ pub(crate) async fn send_over<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut request = Request::new(Full::new(Bytes::new()));
-    *request.method_mut() = method;
-    *request.uri_mut() = path_and_query
+    let uri = path_and_query
         .parse()
         .with_context(|| format!("path `{path_and_query}`"))?;
-    *request.headers_mut() = headers;
+    let mut request = without_body(method, uri, headers);
     request.headers_mut().entry(http::header::HOST).or_insert(host.parse()?);
     send_request_over(stream, request).await
 }
@@ -101,15 +99,20 @@ where
     let (mut sender, connection) = handshake.await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { drop(connection.await) });
-    let uri = http::Uri::builder()
+    let uri = Uri::builder()
         .scheme("https")
         .authority(host)
         .path_and_query(path_and_query);
+    let uri = uri.build().with_context(|| format!("path `{path_and_query}`"))?;
+    answer(sender.send_request(without_body(method, uri, headers)).await?, tasks)
+}
+
+fn without_body(method: Method, uri: Uri, headers: HeaderMap) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::new()));
     *request.method_mut() = method;
-    *request.uri_mut() = uri.build().with_context(|| format!("path `{path_and_query}`"))?;
+    *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    answer(sender.send_request(request).await?, tasks)
+    request
 }
 
 fn answer(response: Response<Incoming>, tasks: JoinSet<()>) -> anyhow::Result<Answer> {

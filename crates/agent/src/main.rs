@@ -12,6 +12,7 @@ mod cni;
 mod config;
 mod dns;
 mod envoy;
+mod files;
 mod grpc;
 mod http_client;
 mod interception;

@@ -77,10 +77,7 @@ fn listen(args: &InstallArgs) -> anyhow::Result<UnixListener> {
     let path = folder.join(SOCKET);
     let name = || path.display().to_string();
     std::fs::create_dir_all(folder).with_context(name)?;
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(name),
-        _ => {}
-    }
+    crate::files::remove(&path)?;
     let listener = UnixListener::bind(&path).with_context(name)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).with_context(name)?;
     Ok(listener)
@@ -100,6 +97,9 @@ async fn keep(
         let result = installer.ensure();
         worker.metrics.ready.set(i64::from(result.is_ok()));
         ready.send_replace(result.is_ok());
+        if result.is_ok() {
+            last.clear();
+        }
         match result {
             Ok(false) => {}
             Ok(true) => {

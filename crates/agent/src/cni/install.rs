@@ -1,13 +1,14 @@
 //! The plugin's file and its entry in the node's CNI configuration: put there whole or not at all, put back when
 //! somebody overwrites them, taken away at the end.
 
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 
 use super::{InstallArgs, PLUGIN};
+use crate::files::{remove, replace};
 
 /// The configuration that others name, where the plugin is not chained.
 const STANDALONE: &str = "YYY-istio-cni.conf";
@@ -77,7 +78,7 @@ impl Installer {
             return Ok(false);
         }
         let content = std::fs::read(&self.program).with_context(|| self.program.display().to_string())?;
-        write(&self.binary, &content, 0o755)?;
+        replace(&self.binary, &content, 0o755)?;
         self.installed = fingerprint(&self.binary);
         Ok(true)
     }
@@ -88,8 +89,7 @@ impl Installer {
             standalone["cniVersion"] = json!(VERSION);
             return self.put(&self.folder.join(STANDALONE), &standalone);
         }
-        let source = self.source()?;
-        let mut list = as_list(read(&source)?, &source)?;
+        let (source, mut list) = self.source()?;
         put_entry(&mut list, Some(&self.entry));
         if let Some(name) = &self.owned {
             return self.put(&self.folder.join(name), &list);
@@ -103,14 +103,15 @@ impl Installer {
         Ok(true)
     }
 
-    /// The network's own configuration: the one that is named, or the first that can be read, as runtimes choose it.
-    fn source(&self) -> anyhow::Result<PathBuf> {
+    /// The network's own configuration, as a list: the one that is named, or the first that can be read, as runtimes
+    /// choose it.
+    fn source(&self) -> anyhow::Result<(PathBuf, Value)> {
         if let Some(name) = &self.name {
             let path = self.folder.join(name);
             // Made into a list by a former run.
             let list = path.with_extension("conflist");
             return match [path.clone(), list].into_iter().find(|path| path.is_file()) {
-                Some(found) => Ok(found),
+                Some(found) => as_list(read(&found)?, &found).map(|list| (found, list)),
                 None => bail!("no network configuration {} yet", path.display()),
             };
         }
@@ -130,7 +131,7 @@ impl Installer {
         };
         for path in paths.into_iter().filter(is_configuration) {
             match read(&path).and_then(|value| as_list(value, &path)) {
-                Ok(_) => return Ok(path),
+                Ok(list) => return Ok((path, list)),
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "network configuration passed over"),
             }
         }
@@ -143,7 +144,7 @@ impl Installer {
         }
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
-        write(path, &text, self.mode)?;
+        replace(path, &text, self.mode)?;
         tracing::info!(file = %path.display(), "network configuration written");
         Ok(true)
     }
@@ -158,24 +159,14 @@ impl Installer {
         }
         if self.chained
             && self.owned.is_none()
-            && let Ok(source) = self.source()
+            && let Ok((source, mut list)) = self.source()
         {
-            let mut list = as_list(read(&source)?, &source)?;
             put_entry(&mut list, None);
             self.put(&source, &list)?;
         }
         remove(&self.binary)?;
         tracing::info!("plugin removed");
         Ok(())
-    }
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        _ => Ok(()),
     }
 }
 
@@ -221,30 +212,6 @@ fn put_entry(list: &mut Value, entry: Option<&Value>) {
         plugins.retain(|plugin| plugin["type"] != PLUGIN);
         plugins.extend(entry.cloned());
     }
-}
-
-/// Puts a file in place whole: readers see the old one or the new one. The temporary name has no extension that a
-/// runtime would read.
-fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let name = || path.display().to_string();
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(name)?;
-    }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    remove(&temporary)?;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .with_context(name)?;
-    file.write_all(content).with_context(name)?;
-    file.sync_all().with_context(name)?;
-    drop(file);
-    std::fs::rename(&temporary, path).with_context(name)
 }
 
 #[cfg(test)]

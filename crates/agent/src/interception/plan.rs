@@ -244,19 +244,25 @@ impl Plan {
 
     fn redirected(&mut self, settings: &Settings) {
         self.both(Table::Nat, PREROUTING, vec![Match::Tcp], Target::Jump(INBOUND));
-        let mut redirect = |matches| self.both(Table::Nat, INBOUND, matches, Target::Jump(IN_REDIRECT));
+        self.inbound_ports(settings, Table::Nat, |plan, matches| {
+            plan.both(Table::Nat, INBOUND, matches, Target::Jump(IN_REDIRECT));
+        });
+    }
+
+    /// Which ports are left alone, and what `take` does with those that are not.
+    fn inbound_ports(&mut self, settings: &Settings, table: Table, take: fn(&mut Self, Vec<Match>)) {
         match &settings.inbound_ports {
             Ports::These(ports) => {
                 for port in ports {
-                    redirect(vec![Match::Tcp, Match::Port(*port)]);
+                    take(self, vec![Match::Tcp, Match::Port(*port)]);
                 }
             }
             Ports::All => {
                 for port in &settings.inbound_ports_exclude {
                     let matches = vec![Match::Tcp, Match::Port(*port)];
-                    self.both(Table::Nat, INBOUND, matches, Target::Return);
+                    self.both(table, INBOUND, matches, Target::Return);
                 }
-                self.both(Table::Nat, INBOUND, vec![Match::Tcp], Target::Jump(IN_REDIRECT));
+                take(self, vec![Match::Tcp]);
             }
         }
     }

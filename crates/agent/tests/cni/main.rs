@@ -10,11 +10,25 @@
 
 mod cluster;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use cluster::{Cluster, eventually, port};
+use cluster::Cluster;
+use lateen_testkit::http::Answer;
+use lateen_testkit::ports;
+use lateen_testkit::process::Process;
 use serde_json::{Value, json};
+
+/// Anything may take long on a machine that builds at the same time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until it is so.
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let seen = lateen_testkit::eventually(what, PATIENCE, async || condition().await.then_some(()));
+    seen.await.unwrap();
+}
 
 /// A network namespace; gone when dropped.
 struct Namespace(String);
@@ -54,7 +68,7 @@ impl Drop for Namespace {
 /// A node's folders, with the agent once it is started.
 struct Node {
     folder: tempfile::TempDir,
-    agent: Option<Child>,
+    agent: Option<Process>,
     health: u16,
     metrics: u16,
 }
@@ -72,8 +86,8 @@ impl Node {
         let node = Self {
             folder,
             agent: None,
-            health: port(),
-            metrics: port(),
+            health: ports::free().unwrap(),
+            metrics: ports::free().unwrap(),
         };
         std::fs::write(node.file("net.d/10-net.conflist"), network().to_string()).unwrap();
         node
@@ -103,24 +117,24 @@ impl Node {
             .args(["--kube-api", &cluster.url()])
             .args(flags)
             .env("LATEEN_SERVICE_ACCOUNT_DIR", cluster.account());
-        self.agent = Some(command.spawn().unwrap());
+        self.agent = Some(Process::start(command, &self.file("agent.log")).unwrap());
         eventually("the agent's readiness", || async {
-            http(self.health, "/readyz").await.starts_with("HTTP/1.1 200")
+            get(self.health, "/readyz")
+                .await
+                .is_some_and(|answer| answer.status == 200)
         })
         .await;
     }
 
-    async fn stop(&mut self) {
+    fn stop(&mut self) {
         let mut agent = self.agent.take().unwrap();
-        let pid = rustix::process::Pid::from_raw(agent.id().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let mut ended = None;
-        eventually("the agent's end", || {
-            ended = agent.try_wait().unwrap();
-            std::future::ready(ended.is_some())
-        })
-        .await;
-        assert!(ended.unwrap().success(), "{ended:?}");
+        agent.terminate(PATIENCE);
+        let ended = agent.ended();
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{ended:?}: {}",
+            agent.log(40)
+        );
     }
 
     fn list(&self) -> Value {
@@ -159,15 +173,6 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
-            drop(agent.kill());
-            drop(agent.wait());
-        }
-    }
-}
-
 fn previous() -> Value {
     json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.0.7/24" }], "interfaces": [{ "name": "eth0" }] })
 }
@@ -176,18 +181,10 @@ fn said(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
-/// The beginning of an answer.
-async fn http(port: u16, path: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let asked = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        std::io::Result::Ok(text)
-    };
-    asked.await.unwrap_or_default()
+/// The answer of the agent's port, if there is any.
+async fn get(port: u16, path: &str) -> Option<Answer> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    lateen_testkit::http::get(address, "node", path).await.ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,9 +193,6 @@ async fn pods_are_set_up_when_their_network_is_made_or_repaired() {
     else {
         return;
     };
-    cluster
-        .create("/api/v1/namespaces", &json!({ "metadata": { "name": "shop" } }))
-        .await;
     cluster.pod("web", true).await;
     cluster.pod("plain", false).await;
     let missed = cluster.pod("missed", true).await;
@@ -256,8 +250,9 @@ async fn pods_are_set_up_when_their_network_is_made_or_repaired() {
     cluster.fail_validation("missed", 1).await;
     eventually("the repair", || async { second.rules().contains("ISTIO_OUTPUT") }).await;
     eventually("the count of repairs", || async {
-        let text = http(node.metrics, "/metrics").await;
-        text.contains(r#"istio_cni_repair_pods_repaired_total{result="success",type="repair"} 1"#)
+        let repaired = r#"istio_cni_repair_pods_repaired_total{result="success",type="repair"} 1"#;
+        let answer = get(node.metrics, "/metrics").await;
+        answer.is_some_and(|answer| answer.body.contains(repaired))
     })
     .await;
 
@@ -271,7 +266,7 @@ async fn pods_are_set_up_when_their_network_is_made_or_repaired() {
     // The end: everything as it was. A plugin that is still called has pods try again, but for the agent's own.
     let copy = node.file("istio-cni");
     std::fs::copy(&program, &copy).unwrap();
-    node.stop().await;
+    node.stop();
     assert_eq!(node.list(), network());
     assert!(!program.exists());
     let refused = said(&node.plugin(&copy, &entry, "ADD", "shop/web", &second));
@@ -289,9 +284,6 @@ async fn broken_pods_are_deleted_or_labelled_and_a_replaced_agent_leaves_the_plu
     let (Some(_), Some(cluster)) = (Namespace::new(), Cluster::start().await) else {
         return;
     };
-    cluster
-        .create("/api/v1/namespaces", &json!({ "metadata": { "name": "shop" } }))
-        .await;
     for pod in ["one", "two", "well"] {
         cluster.pod(pod, true).await;
     }
@@ -299,40 +291,44 @@ async fn broken_pods_are_deleted_or_labelled_and_a_replaced_agent_leaves_the_plu
     let mut node = Node::new();
     node.start(&cluster, &["--repair-label-pods"]).await;
     eventually("the label", || async {
-        let pod = cluster.read("one").await.unwrap();
+        let pod = cluster.read_pod("one").await.unwrap();
         pod["metadata"]["labels"]["cni.istio.io/uninitialized"] == "true"
     })
     .await;
-    node.stop().await;
+    node.stop();
 
     // The agent's own pod belongs to a DaemonSet that stays.
     let template = json!({
         "metadata": { "labels": { "k8s-app": "istio-cni-node" } },
         "spec": { "containers": [{ "name": "install-cni", "image": "none" }] },
     });
-    let daemon_set = json!({ "metadata": { "name": "istio-cni-node" }, "spec": {
-        "selector": { "matchLabels": { "k8s-app": "istio-cni-node" } }, "template": template,
-    }});
-    let made = cluster
-        .create("/apis/apps/v1/namespaces/shop/daemonsets", &daemon_set)
-        .await;
+    let daemon_set = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": { "name": "istio-cni-node", "namespace": "shop" },
+        "spec": { "selector": { "matchLabels": { "k8s-app": "istio-cni-node" } }, "template": template },
+    });
+    let path = "/apis/apps/v1/namespaces/shop/daemonsets/istio-cni-node";
+    let made = cluster.write(path, &daemon_set).await;
     let owner = json!({
         "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "istio-cni-node", "uid": made["metadata"]["uid"],
     });
     let pod = json!({
-        "metadata": { "name": "istio-cni-node-x7", "ownerReferences": [owner] },
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "istio-cni-node-x7", "namespace": "shop", "ownerReferences": [owner] },
         "spec": template["spec"],
     });
-    cluster.create("/api/v1/namespaces/shop/pods", &pod).await;
+    cluster
+        .write("/api/v1/namespaces/shop/pods/istio-cni-node-x7", &pod)
+        .await;
     let own = ["--pod-namespace=shop", "--pod-name=istio-cni-node-x7"];
     node.start(&cluster, &[&["--repair-delete-pods"], &own[..]].concat())
         .await;
-    eventually("the deletion", || async { cluster.read("one").await.is_none() }).await;
+    eventually("the deletion", || async { cluster.read_pod("one").await.is_none() }).await;
     // One that fails while the agent watches.
     cluster.fail_validation("two", 0).await;
-    eventually("the deletion", || async { cluster.read("two").await.is_none() }).await;
-    assert!(cluster.read("well").await.is_some(), "a pod that is well is gone");
-    node.stop().await;
+    eventually("the deletion", || async { cluster.read_pod("two").await.is_none() }).await;
+    assert!(cluster.read_pod("well").await.is_some(), "a pod that is well is gone");
+    node.stop();
     assert_eq!(node.list()["plugins"].as_array().unwrap().len(), 3);
     assert!(node.file("bin/istio-cni").exists());
 }

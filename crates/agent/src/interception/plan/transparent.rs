@@ -2,7 +2,7 @@
 //! takes it.
 
 use super::super::rule::{DIVERT, Families, Family, INBOUND, LOCAL_OUTPUT, Match, PREROUTING, TPROXY, Table, Target};
-use super::{LOOPBACK, PASSTHROUGH, Plan, Ports, Settings};
+use super::{LOOPBACK, PASSTHROUGH, Plan, Settings};
 
 /// Marks what the proxy sends to its own pod, which comes in over loopback and is to be taken there.
 const TO_OWN_POD: u32 = 1338;
@@ -24,20 +24,7 @@ impl Plan {
             );
         }
         self.both(Table::Mangle, PREROUTING, vec![Match::Tcp], Target::Jump(INBOUND));
-        match &settings.inbound_ports {
-            Ports::These(ports) => {
-                for port in ports {
-                    self.taken(vec![Match::Tcp, Match::Port(*port)]);
-                }
-            }
-            Ports::All => {
-                for port in &settings.inbound_ports_exclude {
-                    let matches = vec![Match::Tcp, Match::Port(*port)];
-                    self.both(Table::Mangle, INBOUND, matches, Target::Return);
-                }
-                self.taken(vec![Match::Tcp]);
-            }
-        }
+        self.inbound_ports(settings, Table::Mangle, Self::taken);
         // The mark stays with the connection, for what Envoy answers, and for Envoy's own connection to the application,
         // which has the client's address as its source.
         let marked = vec![Match::Tcp, Match::Mark(mark)];
