@@ -106,7 +106,7 @@ pub(crate) fn start(
 
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
-    let (injection, injection_seen) = Injection::new(config);
+    let (injection, injection_seen) = Injection::new(config, settings.injection.clone());
     let (seen, seen_so_far) = watch::channel(Seen::default());
     let owner = Owner {
         index: Index::new(settings),
@@ -180,13 +180,13 @@ impl Owner {
             problems,
             versions,
         } = update;
-        let published = self.snapshots.borrow().as_ref().map(|snapshot| snapshot.generation);
-        if let Some(snapshot) = published
+        let published = self.snapshots.borrow().clone();
+        if let Some(snapshot) = &published
             && events.is_empty()
             && problems == self.objects.borrow().problems
         {
             // Objects were read in which nothing of interest changed.
-            self.seen.send_replace(Seen::new(snapshot, &versions));
+            self.seen.send_replace(Seen::new(snapshot.generation, &versions));
             return self;
         }
         // Most batches are about endpoints; what depends on configuration alone is not made anew for them.
@@ -204,10 +204,9 @@ impl Owner {
         } else {
             Arc::clone(&known.configuration)
         };
-        let findings = if published == Some(snapshot.generation) {
-            known.findings.clone()
-        } else {
-            findings(&snapshot)
+        let findings = match &published {
+            Some(published) if judged_alike(published, &snapshot) => known.findings.clone(),
+            _ => findings(&snapshot),
         };
         let told: HashSet<&Diagnostic> = known.findings.iter().collect();
         for finding in findings.iter().filter(|finding| !told.contains(finding)) {
@@ -237,6 +236,17 @@ fn configuration(index: &Index) -> Configuration {
         objects: index.objects().iter().map(|(_, object)| Arc::clone(object)).collect(),
         mesh: serde_json::to_value(index.mesh_config()).unwrap_or_default(),
     }
+}
+
+/// Whether nothing that [`findings`] looks at is different: most snapshots differ in endpoints alone.
+fn judged_alike(old: &Snapshot, new: &Snapshot) -> bool {
+    old.diagnostics == new.diagnostics
+        && old.services == new.services
+        && old.virtual_services == new.virtual_services
+        && old.destination_rules == new.destination_rules
+        && old.gateways == new.gateways
+        && old.sidecars == new.sidecars
+        && old.envoy_filters == new.envoy_filters
 }
 
 /// What users should know of the objects, each by itself and all together.

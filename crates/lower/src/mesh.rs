@@ -42,6 +42,8 @@ pub struct Settings {
     pub system_namespace: Namespace,
     /// The ConfigMap there that holds MeshConfig and MeshNetworks.
     pub config_map: Name,
+    /// The ConfigMap there that says what is injected into pods: not read here, but named by the same revision.
+    pub injection: Name,
     /// Istiod's environment variables.
     pub environment: BTreeMap<String, String>,
     /// A MeshConfig document that counts in place of the ConfigMap's.
@@ -51,21 +53,23 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Istio's defaults: cluster `Kubernetes`, domain `cluster.local`, and the ConfigMap `istio`, or `istio-<revision>`
-    /// unless the revision is empty or `default`, in the namespace `istio-system`.
+    /// Istio's defaults: cluster `Kubernetes`, domain `cluster.local`, and the ConfigMaps `istio` and
+    /// `istio-sidecar-injector` in the namespace `istio-system`, both with `-<revision>` at the end unless the revision is
+    /// empty or `default`.
     ///
     /// # Errors
     /// When the revision is nothing that an object could be named by.
     pub fn new(revision: &str) -> Result<Self, InvalidName> {
-        let name = match revision {
-            "" | "default" => Name::new("istio")?,
-            revision => Name::new(&format!("istio-{revision}"))?,
+        let named = |name: &str| match revision {
+            "" | "default" => Name::new(name),
+            revision => Name::new(&format!("{name}-{revision}")),
         };
         Ok(Self {
             cluster: ClusterId::new("Kubernetes")?,
             domain: "cluster.local".to_owned(),
             system_namespace: Namespace::new("istio-system")?,
-            config_map: name,
+            config_map: named("istio")?,
+            injection: named("istio-sidecar-injector")?,
             environment: BTreeMap::new(),
             mesh: None,
             networks: None,

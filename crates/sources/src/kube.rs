@@ -134,18 +134,12 @@ pub async fn watch(client: Client, settings: &Settings, updates: mpsc::Sender<Up
 
 /// Starts a follower for every kind, and who tells them where it is served.
 fn start(client: &Client, settings: &Settings, messages: &mpsc::Sender<Message>) -> JoinSet<()> {
-    // A revision has its own of both, with the same end of the name.
-    let mesh = settings.config_map.as_str();
-    let revision = mesh.strip_prefix("istio").unwrap_or_default();
-    let injection = Name::new(&format!("istio-sidecar-injector{revision}"));
-    let names = std::iter::once(settings.config_map.clone()).chain(injection);
+    let named = |name: &Name| ObjectKey {
+        namespace: Some(settings.system_namespace.clone()),
+        name: name.clone(),
+    };
     let pruner = Pruner {
-        settings: names
-            .map(|name| ObjectKey {
-                namespace: Some(settings.system_namespace.clone()),
-                name,
-            })
-            .collect(),
+        settings: [named(&settings.config_map), named(&settings.injection)].into(),
     };
     let cluster = PathBuf::from(settings.cluster.as_str());
     let mut tasks = JoinSet::new();

@@ -10,7 +10,7 @@ use lateen_api::mesh::MeshConfig;
 use lateen_injector::{InjectionSettings, Policy, Values, WorkloadProxyConfig};
 use lateen_lower::object::{Kind, Objects};
 use lateen_lower::{Change, Event, Object};
-use lateen_names::{ClusterId, ObjectKey};
+use lateen_names::{ClusterId, Name, ObjectKey};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -24,8 +24,7 @@ const NATIVE_SINCE: u32 = 33;
 /// Gathers the settings, and hands them out when they change.
 pub(crate) struct Injection {
     cluster: ClusterId,
-    namespace: String,
-    config_map: String,
+    config_map: ObjectKey,
     native: NativeSidecars,
     defaults: Values,
     settings: InjectionSettings,
@@ -38,7 +37,7 @@ pub(crate) struct Injection {
 
 impl Injection {
     /// The settings of an installation that says nothing, and where they will be seen to change.
-    pub(crate) fn new(config: &Config) -> (Self, watch::Receiver<Arc<InjectionSettings>>) {
+    pub(crate) fn new(config: &Config, config_map: Name) -> (Self, watch::Receiver<Arc<InjectionSettings>>) {
         let revision = config
             .revision
             .clone()
@@ -54,21 +53,18 @@ impl Injection {
         }));
         let settings = InjectionSettings {
             values: defaults.clone(),
-            revision: revision.clone(),
+            revision,
             native_sidecars: config.native_sidecars != NativeSidecars::False,
             compliance_policy: config.compliance_policy.clone(),
             ..InjectionSettings::default()
         };
         let (sender, receiver) = watch::channel(Arc::new(settings.clone()));
-        let suffix = if revision.is_empty() {
-            revision
-        } else {
-            format!("-{revision}")
-        };
         let injection = Self {
             cluster: config.cluster_id.clone(),
-            namespace: config.namespace.as_str().to_owned(),
-            config_map: format!("istio-sidecar-injector{suffix}"),
+            config_map: ObjectKey {
+                namespace: Some(config.namespace.clone()),
+                name: config_map,
+            },
             native: config.native_sidecars,
             defaults,
             settings,
@@ -169,8 +165,7 @@ impl Injection {
     }
 
     fn is_ours(&self, key: &ObjectKey) -> bool {
-        let namespace = key.namespace.as_ref().map(lateen_names::Namespace::as_str);
-        namespace == Some(self.namespace.as_str()) && key.name.as_str() == self.config_map
+        *key == self.config_map
     }
 
     fn read(&mut self, data: &BTreeMap<String, String>) {
@@ -183,7 +178,7 @@ impl Injection {
             None => self.settings.policy = Policy::default(),
             Some(Ok((policy, notes))) => {
                 for note in notes {
-                    tracing::warn!(config_map = self.config_map, note, "injection");
+                    tracing::warn!(config_map = %self.config_map, note, "injection");
                 }
                 self.settings.policy = policy;
             }
@@ -223,7 +218,7 @@ mod tests {
     #[test]
     fn the_config_map_the_nodes_and_the_namespaces_count() {
         let config = Config::parse_from(["lateend", "--revision", "canary"]);
-        let (mut injection, receiver) = Injection::new(&config);
+        let (mut injection, receiver) = Injection::new(&config, Name::new("istio-sidecar-injector-canary").unwrap());
         let publish = |injection: &mut Injection| injection.publish(&MeshConfig::default_istio(), &Objects::default());
         let settings = || Arc::clone(&receiver.borrow());
         publish(&mut injection);
