@@ -134,6 +134,11 @@ pub(crate) struct Config {
     #[arg(long, value_enum, env = "ENABLE_NATIVE_SIDECARS", default_value = "auto")]
     pub native_sidecars: NativeSidecars,
 
+    /// How long endpoints are believed in that became unready all at once and leave their service none, as when the kubelet
+    /// of their node restarts. 0s: not at all.
+    #[arg(long, value_name = "DURATION", env = "LATEEN_ENDPOINT_HOLDOVER", default_value = "10s", value_parser = duration)]
+    pub endpoint_holdover: std::time::Duration,
+
     /// Cryptographic standard that proxies are told to keep to, such as `fips-140-3`.
     #[arg(
         long,

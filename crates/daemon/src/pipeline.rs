@@ -14,7 +14,7 @@ use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
 use lateen_sources::file::{FileSource, watch as watch_files};
 use lateen_sources::kube::{Client, watch as watch_cluster};
-use lateen_sources::{Problem, Severity, Update};
+use lateen_sources::{Problem, Severity, Update, hold_over};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -88,8 +88,14 @@ pub(crate) fn start(
     let synced = match cluster {
         Some(client) => {
             let settings = settings.clone();
-            let reading = async move { watch_cluster(client, &settings, updates).await };
+            let (read, held) = mpsc::channel(WAITING);
+            let reading = async move { watch_cluster(client, &settings, read).await };
             supervisor.spawn("cluster", reading);
+            let holding = hold_over(config.endpoint_holdover, held, updates);
+            supervisor.spawn("endpoints", async move {
+                holding.await;
+                anyhow::Ok(())
+            });
             readiness.register("configuration of the cluster")
         }
         None => {

@@ -129,6 +129,11 @@ pub(crate) fn reapply(merged: Value, original: &Value, template: &Value) -> Resu
             let mut own = pod::without_nulls(own);
             if own["image"] == AUTO {
                 pod::as_object(&mut own).remove("image");
+                // The API server writes this for every image without a tag; it says nothing about the one meant.
+                if own["imagePullPolicy"] == "Always" {
+                    pod::as_object(&mut own).remove("imagePullPolicy");
+                    forget_pull_policy(&mut merged, name, container);
+                }
             }
             merged = strategic_merge(&merged, &json!({ "spec": { key: [own] } }));
             let list = found.entry(key).or_insert_with(|| json!([]));
@@ -141,6 +146,16 @@ pub(crate) fn reapply(merged: Value, original: &Value, template: &Value) -> Resu
         pod::annotate(&mut merged, OVERRIDES, Value::Object(found).to_string());
     }
     Ok(merged)
+}
+
+/// Leaves the pull policy of a container to the template, or to Kubernetes where that has none.
+fn forget_pull_policy(merged: &mut Value, name: &str, template: &Value) {
+    if let Some(container) = pod::container_mut(merged, name) {
+        match template.get("imagePullPolicy") {
+            Some(policy) => container["imagePullPolicy"] = policy.clone(),
+            None => drop(pod::as_object(container).remove("imagePullPolicy")),
+        }
+    }
 }
 
 /// Makes redirection and proxy agree on the user ID, where the user gives the proxy one.
@@ -201,5 +216,28 @@ pub(crate) fn forget_shared_user(pod: &mut Value) {
     if let Some(security) = security {
         security.remove("runAsUser");
         security.remove("runAsGroup");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_auto_leaves_its_pull_policy_to_the_template() {
+        let template = json!({"spec": {"containers": [{"name": "istio-proxy", "image": "proxy:1"}]}});
+        let with = |policy: &str| {
+            let original = json!({"spec": {"containers": [
+                {"name": "istio-proxy", "image": "auto", "imagePullPolicy": policy},
+            ]}});
+            let merged = strategic_merge(&original, &template);
+            let merged = reapply(merged, &original, &template).unwrap();
+            merged["spec"]["containers"][0].clone()
+        };
+        assert_eq!(with("Always"), json!({"name": "istio-proxy", "image": "proxy:1"}));
+        assert_eq!(
+            with("Never"),
+            json!({"name": "istio-proxy", "image": "proxy:1", "imagePullPolicy": "Never"})
+        );
     }
 }

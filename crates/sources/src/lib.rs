@@ -3,7 +3,9 @@
 //! Sources decode and compare; what objects mean is `lower`'s business.
 
 pub mod file;
+mod holdover;
 pub mod kube;
 mod update;
 
+pub use holdover::hold_over;
 pub use update::{Problem, Severity, Update};

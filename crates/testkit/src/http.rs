@@ -1,6 +1,7 @@
 //! An HTTP/1.1 client that hides nothing: it never tries twice.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,9 +10,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -61,17 +64,7 @@ impl Client {
             Some(sender) => sender,
             None => self.connect().await?,
         };
-        let asking = async {
-            sender.ready().await.context("the connection is gone")?;
-            let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
-            let (head, body) = sender.send_request(request).await.context("no answer")?.into_parts();
-            let body = body.collect().await.context("half an answer")?.to_bytes();
-            anyhow::Ok(Answer {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                body: String::from_utf8_lossy(&body).into_owned(),
-            })
-        };
+        let asking = ask(&mut sender, host, path);
         let answer = timeout(PATIENCE, asking).await.context("no answer in time")??;
         if answer.header("connection") != Some("close") {
             self.sender = Some(sender);
@@ -92,6 +85,49 @@ impl Client {
         });
         Ok(sender)
     }
+}
+
+async fn ask(sender: &mut SendRequest<Empty<Bytes>>, host: &str, path: &str) -> Result<Answer> {
+    sender.ready().await.context("the connection is gone")?;
+    let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
+    let (head, body) = sender.send_request(request).await.context("no answer")?.into_parts();
+    let body = body.collect().await.context("half an answer")?.to_bytes();
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+/// One request over TLS on a connection of its own, to a server that must show a certificate for `host` that `trusted`
+/// signed or is.
+///
+/// # Errors
+/// As [`Client::get`], and when the server shows another certificate.
+pub async fn get_over_tls(
+    address: SocketAddr,
+    host: &str,
+    path: &str,
+    trusted: &CertificateDer<'static>,
+) -> Result<Answer> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let asking = async {
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(host.to_owned())?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // Ends with the answer.
+        let mut connections = JoinSet::new();
+        connections.spawn(connection);
+        ask(&mut sender, host, path).await
+    };
+    timeout(PATIENCE, asking).await.context("no answer in time")?
 }
 
 /// One request on a connection of its own.
