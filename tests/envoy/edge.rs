@@ -3,22 +3,13 @@
 //! not get it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::Request;
-use hyper_util::rt::TokioIo;
 use lateen_testkit::agent::{GatewayAgent, Who, free_address};
 use lateen_testkit::world::{mesh, service, virtual_service};
-use lateen_testkit::{Lateend, Upstream, World, envoy, eventually};
-use rustls::pki_types::{CertificateDer, ServerName};
+use lateen_testkit::{Lateend, Upstream, World, envoy, eventually, http};
+use rustls::pki_types::CertificateDer;
 use serde_json::json;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 
 use crate::scene::PATIENCE;
 
@@ -137,27 +128,6 @@ async fn tls_ends_at_the_gateway_that_may_have_the_certificate() -> Result<()> {
 
 /// Asks over TLS and trusts one certificate alone. Gives the status, and whether the route's mark came back.
 async fn get(door: SocketAddr, trusted: &CertificateDer<'static>) -> Result<(u16, bool)> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(trusted.clone())?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let asking = async {
-        let stream = TcpStream::connect(door).await?;
-        let name = ServerName::try_from(HOST)?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let mut task = JoinSet::new();
-        task.spawn(connection);
-        let request = Request::get("/").header("host", HOST).body(Empty::<Bytes>::new())?;
-        let (head, body) = sender.send_request(request).await?.into_parts();
-        body.collect().await?;
-        let marked = head.headers.get("x-mark").is_some_and(|mark| mark == "here");
-        anyhow::Ok((head.status.as_u16(), marked))
-    };
-    tokio::time::timeout(Duration::from_secs(10), asking)
-        .await
-        .context("no answer in time")?
+    let answer = http::get_over_tls(door, HOST, "/", trusted).await?;
+    Ok((answer.status, answer.header("x-mark") == Some("here")))
 }

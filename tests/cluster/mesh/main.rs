@@ -1,4 +1,10 @@
-//! Lateen on a real cluster, as its users have it: installed by Helm, configured by kubectl.
+//! Lateen on a real cluster, as its users have it: installed by Helm, configured by kubectl. All tests share one cluster
+//! and take turns at it, since most of them configure the same shop.
 
-mod installed;
+mod edge;
+mod mesh;
+mod outages;
+mod pods;
+mod resilience;
+mod shop;
 mod traffic;
