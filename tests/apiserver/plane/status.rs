@@ -34,6 +34,7 @@ fn service(name: &str) -> String {
 fn reviews() -> Result<ObjectRef> {
     Ok(ObjectRef {
         kind: "VirtualService".into(),
+        group: "networking.istio.io".into(),
         key: ObjectKey {
             namespace: Some(Namespace::new("default")?),
             name: Name::new("reviews")?,

@@ -188,6 +188,7 @@ mod tests {
         };
         ObjectRef {
             kind: "VirtualService".into(),
+            group: "networking.istio.io".into(),
             key,
         }
     }

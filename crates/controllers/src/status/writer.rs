@@ -309,6 +309,8 @@ fn read(object: &DynamicObject) -> Option<(String, Subject)> {
             .and_then(|namespace| Namespace::new(namespace).ok()),
         name: Name::new(meta.name.as_deref()?).ok()?,
     };
+    let types = object.types.as_ref()?;
+    let group = types.api_version.split_once('/').map_or("", |(group, _)| group);
     let labels = meta.labels.as_ref();
     let subject = Subject {
         uid: meta.uid.clone()?,
@@ -317,7 +319,8 @@ fn read(object: &DynamicObject) -> Option<(String, Subject)> {
         revision: labels.and_then(|labels| labels.get("istio.io/rev")).cloned(),
         status: object.data.get("status").cloned().unwrap_or_default(),
         object: ObjectRef {
-            kind: object.types.as_ref()?.kind.as_str().into(),
+            kind: types.kind.as_str().into(),
+            group: group.into(),
             key: key.clone(),
         },
     };

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use lateen_api::gateway_api::{self as api, FromNamespaces, GROUP, Listener};
 use lateen_model::gateway::{Gateway, GatewaySelector, Server, ServerHost, ServerProtocol};
 use lateen_model::route::Semantics;
-use lateen_names::{Hostname, Name, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{Hostname, Name, Namespace, ObjectKey};
 
 use super::Conversion;
 use crate::context::{Meta, created};
@@ -355,10 +355,7 @@ impl<'a> Conversion<'a> {
             hosts.extend(Hostname::lower(&format!("{name}.{namespace}.svc.{domain}")));
         }
         if hosts.is_empty() {
-            let origin = ObjectRef {
-                kind: "Gateway".into(),
-                key: key.clone(),
-            };
+            let origin = Kind::K8sGateway.reference(key.clone());
             let mut report = Report::new(&origin, Vec::new(), self.diags);
             report.error(
                 "spec.addresses",

@@ -8,7 +8,7 @@ use lateen_model::route::{
     Destination, GatewayRef, Headers, HttpMatch, HttpRoute, L4Match, Semantics, TcpRoute, TlsRoute, VirtualService,
     WeightedDestination,
 };
-use lateen_names::{Hostname, Name, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{Hostname, Name, Namespace, ObjectKey};
 
 use super::backends::Referrer;
 use super::listeners::Parent;
@@ -192,10 +192,7 @@ impl Conversion<'_> {
             name,
         };
         Some(VirtualService {
-            origin: ObjectRef {
-                kind: "VirtualService".into(),
-                key,
-            },
+            origin: Kind::VirtualService.reference(key),
             export_to: self
                 .ctx
                 .export_to::<&str>(&[], &namespace, &self.ctx.mesh.default_virtual_service_export_to),

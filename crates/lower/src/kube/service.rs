@@ -9,9 +9,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lateen_model::mesh::Mesh;
 use lateen_model::service::{Port, Protocol, Registry, Resolution, TrafficDistribution};
 use lateen_model::{self as model, ExportTo, Labels, Selector, ServiceKey};
-use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use super::protocol;
+use crate::Kind;
 use crate::context::{Context, created, export_to, labels};
 
 /// What matters of a Service.
@@ -173,10 +174,7 @@ impl ServiceFacts {
             ))
         });
         model::Service {
-            origin: ObjectRef {
-                kind: "Service".into(),
-                key: self.key.clone(),
-            },
+            origin: Kind::Service.reference(self.key.clone()),
             host: key.host,
             namespace: self.namespace.clone(),
             name: self.key.name.as_str().into(),
