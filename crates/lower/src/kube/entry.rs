@@ -224,6 +224,7 @@ impl EntryFacts {
             node_local: false,
             publish_not_ready: false,
             external_addresses: BTreeMap::new(),
+            awaits_address: false,
             client_ip_affinity: false,
             waypoint: self.labels.get("istio.io/use-waypoint").cloned(),
         }

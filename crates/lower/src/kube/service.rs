@@ -36,6 +36,8 @@ pub(crate) struct ServiceFacts {
     pub publish_not_ready: bool,
     pub client_ip_affinity: bool,
     pub external_addresses: Vec<Arc<str>>,
+    /// Whether its type is `LoadBalancer`.
+    pub load_balancer: bool,
     /// Full identities, by annotation.
     pub canonical_accounts: Vec<Arc<str>>,
     /// Names of service accounts in the service's namespace, by annotation.
@@ -125,6 +127,7 @@ impl ServiceFacts {
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
             client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
             external_addresses,
+            load_balancer: kind == "LoadBalancer",
             canonical_accounts: list("alpha.istio.io/canonical-serviceaccounts"),
             kubernetes_accounts: list("alpha.istio.io/kubernetes-serviceaccounts"),
             node_selector: node_selector
@@ -205,6 +208,7 @@ impl ServiceFacts {
             },
             passthrough_ports: BTreeMap::new(),
             dns_first_connect: false,
+            awaits_address: self.load_balancer,
             client_ip_affinity: self.client_ip_affinity,
             waypoint: self.waypoint.clone(),
         }
