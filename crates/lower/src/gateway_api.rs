@@ -22,6 +22,7 @@ use lateen_names::{Hostname, Namespace, ObjectKey};
 
 use crate::Context;
 use crate::object::{Kind, Objects};
+pub use classes::controllers;
 pub use deployment::{OVERLAYS, Parameters};
 use grants::Grants;
 use listeners::Draft;

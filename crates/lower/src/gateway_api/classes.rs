@@ -1,5 +1,8 @@
 //! Classes of gateways.
 
+use std::collections::BTreeSet;
+
+use lateen_model::mesh::Mesh;
 use lateen_model::status::{Condition, Status};
 use lateen_names::{Name, ObjectKey};
 
@@ -15,6 +18,17 @@ const EAST_WEST: &str = "istio.io/eastwest-controller";
 pub(super) const WAYPOINT: &str = "istio.io/mesh-controller";
 /// Controller of classes whose gateways are in other clusters.
 const REMOTE: &str = "istio.io/unmanaged-gateway";
+
+/// The controllers of the Gateway API that Lateen is: of gateways and routes, and of policies toward services.
+pub fn controllers(mesh: &Mesh) -> BTreeSet<String> {
+    [ingress_controller(mesh), WAYPOINT].map(str::to_owned).into()
+}
+
+fn ingress_controller(mesh: &Mesh) -> &str {
+    mesh.environment
+        .get("PILOT_GATEWAY_API_CONTROLLER_NAME")
+        .map_or(INGRESS, |name| &**name)
+}
 
 /// What a class of gateways is to Lateen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +77,7 @@ impl Conversion<'_> {
 
     /// Name of the controller that ingress gateways and their routes have.
     pub(super) fn controller(&self) -> &str {
-        let environment = &self.ctx.mesh.environment;
-        environment
-            .get("PILOT_GATEWAY_API_CONTROLLER_NAME")
-            .map_or(INGRESS, |name| &**name)
+        ingress_controller(self.ctx.mesh)
     }
 
     /// What a class of gateways is to Lateen; `None` for those of other controllers. Istio's own classes are there
