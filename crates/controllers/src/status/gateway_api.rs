@@ -229,3 +229,158 @@ fn parent_json(parent: &ParentRef) -> Value {
     }
     json
 }
+
+#[cfg(test)]
+mod tests {
+    use lateen_names::{Name, ObjectKey, ObjectRef};
+
+    use super::*;
+
+    const OURS: &str = "istio.io/gateway-controller";
+    const EVERYWHERE: Distribution = Distribution::Everywhere {
+        proxies: 1,
+        replicas: 1,
+    };
+
+    fn subject(status: Value) -> Subject {
+        let key = ObjectKey {
+            namespace: None,
+            name: Name::new("a").unwrap(),
+        };
+        Subject {
+            object: ObjectRef {
+                kind: "HTTPRoute".into(),
+                group: GROUP.into(),
+                key,
+            },
+            uid: "u".to_owned(),
+            generation: 3,
+            version: 7,
+            revision: None,
+            status,
+        }
+    }
+
+    fn write(shape: Shape, current: Value, told: &Status, distribution: &Distribution, second: i64) -> Option<Value> {
+        let now = Timestamp::from_second(second).unwrap();
+        let controllers = BTreeSet::from([OURS.to_owned()]);
+        status(shape, &subject(current), told, distribution, &controllers, now)
+    }
+
+    fn accepted(holds: bool) -> Condition {
+        match holds {
+            true => Condition::holds("Accepted", "Accepted", ""),
+            false => Condition::fails("Accepted", "NoMatchingParent", "none has this port"),
+        }
+    }
+
+    fn at_parent(name: &str, holds: bool) -> ParentStatus {
+        ParentStatus {
+            parent: parent_of(&json!({ "name": name })),
+            controller: OURS.into(),
+            conditions: vec![accepted(holds)],
+        }
+    }
+
+    fn route(parents: Vec<ParentStatus>) -> Status {
+        Status {
+            parents: Some(parents),
+            ..Status::default()
+        }
+    }
+
+    const ROUTE: Shape = Shape::Parents("parents");
+
+    #[test]
+    fn parents_of_others_stay_and_those_of_ours_that_are_told_no_more_go() {
+        let other = json!({"controllerName": "example.org/other", "parentRef": {"name": "x"}, "conditions": []});
+        let stale = json!({"controllerName": OURS, "parentRef": {"name": "gone"}, "conditions": []});
+        // As some write it: without defaults.
+        let known = json!({"controllerName": OURS, "parentRef": {"name": "a"}, "conditions": [{"type": "Mine", "status": "True"}]});
+        let told = route(vec![at_parent("a", true), at_parent("b", false)]);
+        let current = json!({ "parents": [stale, known, other] });
+        let first = write(ROUTE, current, &told, &EVERYWHERE, 10).unwrap();
+        let parents = first["parents"].as_array().unwrap();
+        assert_eq!(parents.len(), 3);
+        assert_eq!(parents[0]["parentRef"], json!({"name": "a"}));
+        assert_eq!(parents[0]["conditions"][0]["type"], "Mine");
+        assert_eq!(parents[0]["conditions"][1]["reason"], "Accepted");
+        assert_eq!(parents[0]["conditions"][2]["type"], DISTRIBUTED);
+        assert_eq!(parents[1], other);
+        assert_eq!(
+            parents[2]["parentRef"],
+            json!({"group": GROUP, "kind": "Gateway", "name": "b"})
+        );
+        assert!(is_distributed_everywhere(
+            ROUTE,
+            &subject(first.clone()),
+            &BTreeSet::from([OURS.to_owned()])
+        ));
+        // Once is enough.
+        assert!(write(ROUTE, first.clone(), &told, &Distribution::Unchanged, 20).is_none());
+        assert!(write(ROUTE, first.clone(), &told, &EVERYWHERE, 20).is_none());
+        // What changes says since when, what does not keeps its time.
+        let told = route(vec![at_parent("a", false), at_parent("b", false)]);
+        let second = write(ROUTE, first, &told, &Distribution::Unchanged, 20).unwrap();
+        let since = |parent: usize, condition: usize| {
+            second["parents"][parent]["conditions"][condition]["lastTransitionTime"].clone()
+        };
+        assert_eq!(
+            (since(0, 1), since(2, 0)),
+            (json!("1970-01-01T00:00:20Z"), json!("1970-01-01T00:00:10Z"))
+        );
+        let emptied = write(ROUTE, second, &route(Vec::new()), &EVERYWHERE, 30).unwrap();
+        assert_eq!(emptied["parents"], json!([other]));
+        assert!(write(ROUTE, Value::Null, &route(Vec::new()), &EVERYWHERE, 30).is_none());
+    }
+
+    #[test]
+    fn a_gateway_tells_of_listeners_and_does_not_forget_its_address() {
+        let told = |addresses: Vec<Address>, names: &[&str]| Status {
+            conditions: vec![accepted(true)],
+            listeners: Some(
+                names
+                    .iter()
+                    .map(|name| ListenerStatus {
+                        name: (*name).into(),
+                        kinds: vec!["HTTPRoute"],
+                        routes: 2,
+                        conditions: vec![accepted(true)],
+                    })
+                    .collect(),
+            ),
+            addresses,
+            ..Status::default()
+        };
+        let known =
+            json!({"conditions": [{"type": "Programmed", "status": "Unknown"}, {"type": "Other", "status": "True"}]});
+        let first = told(vec![Address::Ip("203.0.113.7".into())], &["one", "two"]);
+        let first = write(Shape::Listeners, known, &first, &EVERYWHERE, 10).unwrap();
+        let types: Vec<&str> = first["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|condition| condition["type"].as_str())
+            .collect();
+        assert_eq!(types, ["Other", "Accepted", DISTRIBUTED], "what is told no more goes");
+        assert_eq!(first["listeners"][1]["attachedRoutes"], 2);
+        assert_eq!(
+            first["addresses"],
+            json!([{"type": "IPAddress", "value": "203.0.113.7"}])
+        );
+        let second = write(
+            Shape::Listeners,
+            first,
+            &told(Vec::new(), &["two"]),
+            &Distribution::Unchanged,
+            20,
+        )
+        .unwrap();
+        assert_eq!(second["listeners"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            second["listeners"][0]["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:10Z"
+        );
+        assert!(second.get("addresses").is_none() && second.get("conditions").is_none());
+    }
+}
