@@ -13,7 +13,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::{Client, Resource};
 use lateen_controllers::gateways::{Settings, keep};
 use lateen_controllers::status::DISTRIBUTED;
-use lateen_injector::strategic_merge_of;
+use lateen_injector::{InjectionSettings, Request, inject, strategic_merge_of};
 use lateen_model::deployment::{Deployments, GatewayDeployment, GatewayPort};
 use lateen_names::{Name, Namespace, ObjectKey};
 use lateen_testkit::{ApiServer, Lateend, eventually};
@@ -350,6 +350,11 @@ async fn told(server: &ApiServer, client: &Client, edge: &Edge) -> Result<()> {
         after.map(|condition| condition["observedGeneration"].clone()),
         Some(json!(2))
     );
+    let unchanged = gateways.get("edge").await?.metadata.resource_version;
+    assert_eq!(
+        unchanged, gateway.metadata.resource_version,
+        "written though nothing differs"
+    );
     Ok(())
 }
 
@@ -438,6 +443,20 @@ fn key(namespace: &str) -> Result<ObjectKey> {
     })
 }
 
+/// What the webhook makes of a pod of the template.
+fn injected(template: &Value) -> Result<Value> {
+    let mut pod = template.clone();
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    let request = Request {
+        pod: &pod,
+        namespace: "own",
+        owner: None,
+        environment: &BTreeMap::new(),
+    };
+    Ok(inject(request, &InjectionSettings::default())?.pod)
+}
+
 /// A revision deploys the Gateways that name it or a tag of it, and leaves the others alone; broken overlays stop nothing
 /// else.
 #[tokio::test(flavor = "multi_thread")]
@@ -494,6 +513,14 @@ async fn each_revision_looks_after_its_own_gateways() -> Result<()> {
     let deployment = until(&deployments, "edge-istio", "it is injected by its revision", |_| true).await?;
     let template = serde_json::to_value(&deployment.spec.context("no spec")?.template)?;
     assert_eq!(template["metadata"]["labels"]["istio.io/rev"], "canary");
+    let pod = injected(&template)?;
+    let proxy = &pod["spec"]["containers"][0];
+    assert_eq!(
+        (&proxy["args"][0], &proxy["args"][1]),
+        (&json!("proxy"), &json!("router"))
+    );
+    assert_ne!(proxy["image"], "auto");
+    assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
     for namespace in ["default", "other", "newer", "broken"] {
         assert!(
             services(namespace).get_opt("edge-istio").await?.is_none(),
