@@ -9,7 +9,7 @@
 mod deploy;
 mod objects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -74,8 +74,8 @@ enum Due {
 
 /// What has happened.
 enum Happened {
-    /// Something that was made is different, in this namespace.
-    Made(String),
+    /// Something that was made is different, in these namespaces.
+    Made(BTreeSet<String>),
     Tags,
     Classes,
     Due(Due),
@@ -106,9 +106,12 @@ pub async fn keep(client: Client, settings: Settings, mut deployments: watch::Re
         match happened {
             // Those that are as they should be cost a comparison.
             None | Some(Happened::Tags) => plans.keys().for_each(|key| deployer.look_at(key)),
-            Some(Happened::Made(namespace)) => plans
+            Some(Happened::Made(namespaces)) => plans
                 .keys()
-                .filter(|key| key.namespace.as_ref().is_some_and(|own| *own == *namespace))
+                .filter(|key| {
+                    let own = key.namespace.as_ref();
+                    own.is_some_and(|own| namespaces.contains(own.as_str()))
+                })
                 .for_each(|key| deployer.look_at(key)),
             Some(Happened::Classes) => deployer.look_at_classes(),
             Some(Happened::Due(Due::Class(at))) => deployer.class(at).await,
@@ -151,9 +154,10 @@ impl Deployer {
             let made = futures::future::select_all(self.made.iter_mut().map(|made| made.changed().boxed()));
             tokio::select! {
                 (changed, ..) = made => {
-                    let namespace = changed.first().and_then(|key| key.split_once('/'));
-                    if let Some((namespace, _)) = namespace {
-                        return Happened::Made(namespace.to_owned());
+                    let namespaces = changed.iter().filter_map(|key| key.split_once('/'));
+                    let namespaces: BTreeSet<String> = namespaces.map(|(namespace, _)| namespace.to_owned()).collect();
+                    if !namespaces.is_empty() {
+                        return Happened::Made(namespaces);
                     }
                 }
                 changed = self.tags.changed() => if !changed.is_empty() { return Happened::Tags },

@@ -464,7 +464,7 @@ async fn each_revision_looks_after_its_own_gateways() -> Result<()> {
     let Some(server) = ApiServer::start().await? else {
         return Ok(());
     };
-    let names = ["default", "own", "tagged", "other", "newer", "broken"];
+    let names = ["default", "own", "tagged", "other", "newer", "broken", "odd"];
     for name in names {
         server
             .apply(&format!(
@@ -496,6 +496,14 @@ async fn each_revision_looks_after_its_own_gateways() -> Result<()> {
         ..plan("6", Some("canary"))
     };
     plans.insert(key("broken")?, broken);
+    let odd = GatewayDeployment {
+        overlays: vec![BTreeMap::from([(
+            "deployment".into(),
+            r#"{"metadata": {"labels": "none"}}"#.into(),
+        )])],
+        ..plan("7", Some("canary"))
+    };
+    plans.insert(key("odd")?, odd);
     let (_plans, seen) = watch::channel(Arc::new(plans));
     let settings = |revision: &str| Settings {
         revision: revision.to_owned(),
@@ -521,11 +529,13 @@ async fn each_revision_looks_after_its_own_gateways() -> Result<()> {
     );
     assert_ne!(proxy["image"], "auto");
     assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
-    for namespace in ["default", "other", "newer", "broken"] {
+    for namespace in ["default", "other", "newer", "broken", "odd"] {
         assert!(
             services(namespace).get_opt("edge-istio").await?.is_none(),
             "{namespace}"
         );
+        let deployments = Api::<Deployment>::namespaced(client.clone(), namespace);
+        assert!(deployments.get_opt("edge-istio").await?.is_none(), "{namespace}");
     }
     // The default revision takes those that name none.
     tasks.spawn(keep(client.clone(), settings("default"), seen));

@@ -7,7 +7,7 @@ use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use lateen_model::deployment::GatewayDeployment;
 use lateen_names::ObjectKey;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::objects::{GATEWAY, MANAGED, OLD_GATEWAY, Part};
 use super::{Deployer, resource};
@@ -38,9 +38,14 @@ pub(super) enum DeployError {
 impl Deployer {
     /// Makes a Gateway's objects what they should be.
     pub(super) async fn deploy(&mut self, key: &ObjectKey, plan: &GatewayDeployment) -> Result<(), DeployError> {
+        // A broken overlay keeps all of them as they are.
+        let mut all = Vec::with_capacity(Part::ALL.len());
         for part in Part::ALL {
+            all.push((part, self.wanted(part, key, plan)?));
+        }
+        for (part, wanted) in all {
             let id = id(key, part.name(plan));
-            let Some(wanted) = self.wanted(part, key, plan)? else {
+            let Some(wanted) = wanted else {
                 self.remove(part, key, &id).await?;
                 continue;
             };
@@ -96,9 +101,16 @@ impl Deployer {
                 return Err(broken(format!("{field} cannot be changed")));
             }
         }
+        let labels = object["metadata"]["labels"].take();
+        let mut labels = match labels {
+            Value::Object(labels) => labels,
+            Value::Null => Map::new(),
+            _ => return Err(broken("/metadata/labels must be labels".to_owned())),
+        };
         for name in [GATEWAY, MANAGED] {
-            object["metadata"]["labels"][name] = plain["metadata"]["labels"][name].clone();
+            labels.insert(name.to_owned(), plain["metadata"]["labels"][name].clone());
         }
+        object["metadata"]["labels"] = labels.into();
         Ok(Some(object))
     }
 
@@ -167,9 +179,15 @@ impl Deployer {
 /// A Deployment that Istio made before 1.24 keeps its selector, which cannot be changed.
 fn keep_selector(wanted: &mut Value, there: &Value) {
     let selector = &there["spec"]["selector"];
-    if let Some(old) = selector["matchLabels"].get(OLD_GATEWAY) {
-        wanted["spec"]["selector"] = selector.clone();
-        wanted["spec"]["template"]["metadata"]["labels"][OLD_GATEWAY] = old.clone();
+    let Some(old) = selector["matchLabels"].get(OLD_GATEWAY) else {
+        return;
+    };
+    // What overlays made of it may be anything; the API server says so then.
+    if let Some(wanted) = wanted.pointer_mut("/spec/selector") {
+        *wanted = selector.clone();
+    }
+    if let Some(Value::Object(labels)) = wanted.pointer_mut("/spec/template/metadata/labels") {
+        labels.insert(OLD_GATEWAY.to_owned(), old.clone());
     }
 }
 

@@ -236,6 +236,12 @@ mod tests {
         assert_eq!(secret.unwrap()["data"], json!({"tls.crt": "c", "tls.key": "k"}));
         assert!(prune(Kind::ConfigMap, "m", json!({"data": {"a": "x"}})).is_none());
         assert!(prune(Kind::ConfigMap, "m", json!({})).is_none());
+        let overlay = prune(
+            Kind::ConfigMap,
+            "m",
+            json!({"data": {"a": "x", "deployment": "spec: {}"}}),
+        );
+        assert_eq!(overlay.unwrap()["data"], json!({"deployment": "spec: {}"}));
         let mesh = prune(Kind::ConfigMap, "istio", json!({"data": {"mesh": "x"}}));
         assert_eq!(mesh.unwrap()["data"]["mesh"], "x");
     }
