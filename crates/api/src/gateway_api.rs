@@ -52,3 +52,32 @@ pub use self::status::{
 
 /// The API group of all these kinds.
 pub const GROUP: &str = "gateway.networking.k8s.io";
+
+/// Where an API server serves a kind.
+#[derive(Debug)]
+pub struct ServedKind {
+    /// Kind, such as `HTTPRoute`.
+    pub kind: &'static str,
+    /// Plural in lower case, as in URLs and in RBAC rules.
+    pub plural: &'static str,
+    /// The versions that one type reads, the best first; which of them are served depends on the release installed.
+    pub versions: &'static [&'static str],
+}
+
+const fn served(kind: &'static str, plural: &'static str, versions: &'static [&'static str]) -> ServedKind {
+    ServedKind { kind, plural, versions }
+}
+
+/// All these kinds.
+pub const KINDS: &[ServedKind] = &[
+    served("GatewayClass", "gatewayclasses", &["v1", "v1beta1"]),
+    served("Gateway", "gateways", &["v1", "v1beta1"]),
+    served("ListenerSet", "listenersets", &["v1"]),
+    served("HTTPRoute", "httproutes", &["v1", "v1beta1"]),
+    served("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]),
+    served("TCPRoute", "tcproutes", &["v1", "v1alpha2"]),
+    served("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
+    served("UDPRoute", "udproutes", &["v1", "v1alpha2"]),
+    served("ReferenceGrant", "referencegrants", &["v1", "v1beta1"]),
+    served("BackendTLSPolicy", "backendtlspolicies", &["v1", "v1alpha3"]),
+];

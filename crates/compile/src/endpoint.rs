@@ -52,6 +52,7 @@ impl Input {
 pub(crate) fn destination_rule(key: &ObjectKey) -> ObjectRef {
     ObjectRef {
         kind: "DestinationRule".into(),
+        group: "networking.istio.io".into(),
         key: key.clone(),
     }
 }

@@ -212,6 +212,7 @@ fn find(snapshot: &Snapshot, own: &Namespace, name: &str, role: Role) -> Option<
         };
         let origin = ObjectRef {
             kind: kind.into(),
+            group: "".into(),
             key: ObjectKey {
                 namespace: Some(namespace.clone()),
                 name: Name::new(object).ok()?,

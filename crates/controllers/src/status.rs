@@ -1,4 +1,4 @@
-//! `status` of Istio's kinds: what analysis found, and whether a change has reached every proxy.
+//! `status` of Istio's kinds and of the Gateway API's: what was found, and whether a change has reached every proxy.
 //!
 //! Two conditions are Lateen's; others are left as they are:
 //!
@@ -7,21 +7,29 @@
 //!   snapshot that holds this generation. From then on it stays True for this generation: proxies that connect later
 //!   start with it. A proxy that rejects a resource made from the object makes it False.
 //!
+//! Objects of the Gateway API have conditions of their API instead of the first ([`Statuses`]), and the second where
+//! their shape has a place for it: a Gateway's and a ListenerSet's own conditions, a route's and a policy's at each parent
+//! that is Lateen's. What other controllers wrote stays.
+//!
 //! An object's status is written once per generation as long as all goes well: when the change has arrived, or after
 //! [`PATIENCE`] with what it waits for.
 
 mod desired;
+mod gateway_api;
+mod kinds;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lateen_api::KindInfo;
 use lateen_model::Diagnostic;
+use lateen_model::status::Statuses;
 use lateen_names::{Namespace, ObjectRef};
 use serde_json::Value;
+use tokio::sync::watch;
 
+use kinds::{KINDS, StatusKind};
 pub use writer::keep;
 
 /// The condition that says whether a change is live.
@@ -42,12 +50,23 @@ pub struct Scope {
     pub namespaces: Arc<BTreeSet<Namespace>>,
     /// Objects that name another revision than this are left to it.
     pub revision: String,
+    /// The controllers of the Gateway API that Lateen is: what stands in their name in a status is Lateen's.
+    pub controllers: Arc<BTreeSet<String>>,
+}
+
+/// What is to be told of objects.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Of Istio's kinds.
+    pub findings: watch::Receiver<Arc<Findings>>,
+    /// Of the Gateway API's.
+    pub statuses: watch::Receiver<Arc<Statuses>>,
 }
 
 /// Names an object among those that have a status.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct SubjectKey {
-    /// Where its kind stands in [`lateen_api::KINDS`].
+    /// Where its kind stands in [`KINDS`].
     kind: usize,
     /// Its namespace and name, joined by `/`.
     name: String,
@@ -70,8 +89,8 @@ struct Subject {
 }
 
 impl SubjectKey {
-    fn info(&self) -> &'static KindInfo {
-        &lateen_api::KINDS[self.kind]
+    fn info(&self) -> &'static StatusKind {
+        &KINDS[self.kind]
     }
 
     /// The kind as [`crate::progress::Versions`] names it.

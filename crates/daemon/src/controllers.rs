@@ -7,13 +7,17 @@ use std::time::Duration;
 use kube::Client;
 use lateen_ca::pki::TrustBundle;
 use lateen_controllers::progress::{Holdings, Rejection, Replica, Report, Versions, publish};
-use lateen_controllers::status::{Findings, Scope, kind_name};
-use lateen_controllers::{Election, Elector, Leadership, root_certificates, status, webhooks};
+use lateen_controllers::status::{Findings, Scope, Told, kind_name};
+use lateen_controllers::{Election, Elector, Leadership, gateways, root_certificates, status, webhooks};
 use lateen_distribute::Distributor;
-use lateen_lower::Kind;
+use lateen_injector::strategic_merge_of;
+use lateen_lower::{Kind, gateway_api, yaml};
 use lateen_model::Snapshot;
+use lateen_model::deployment::Deployments;
+use lateen_model::status::Statuses;
 use lateen_names::Namespace;
 use lateen_runtime::{Drain, Supervisor};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -117,15 +121,36 @@ pub(crate) fn start(config: &Config, identity: &str, inputs: Inputs, supervisor:
     });
     let (namespaces, namespaces_seen) = watch::channel(Arc::default());
     supervisor.spawn("namespaces", select(snapshots, namespaces, scope, supervisor.drain()));
-    let (by_object, findings_seen) = watch::channel(Arc::default());
-    supervisor.spawn("findings", sort(objects, by_object, supervisor.drain()));
+    let (findings, findings_seen) = watch::channel(Arc::default());
+    let (statuses, statuses_seen) = watch::channel(Arc::default());
+    let (deployments, deployments_seen) = watch::channel(Arc::default());
+    let outlets = Outlets {
+        findings,
+        statuses: is_on("PILOT_ENABLE_GATEWAY_API_STATUS").then_some(statuses),
+        deployments,
+    };
+    supervisor.spawn("findings", hand_on(objects, outlets, supervisor.drain()));
 
     let (of, roots) = (client.clone(), bundle.clone());
     let work = move || root_certificates::keep(of.clone(), namespaces_seen.clone(), roots.clone());
     spawn(supervisor, "root certificates", mesh.clone(), work);
     let (of, from) = (client.clone(), namespace.clone());
-    let work = move || status::keep(of.clone(), from.clone(), scopes.clone(), findings_seen.clone());
+    let told = Told {
+        findings: findings_seen,
+        statuses: statuses_seen,
+    };
+    let work = move || status::keep(of.clone(), from.clone(), scopes.clone(), told.clone());
     spawn(supervisor, "status", mesh, work);
+    if is_on("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER") {
+        let settings = gateways::Settings {
+            revision: revision.clone(),
+            overlay,
+            classes: is_on("PILOT_ENABLE_GATEWAY_API_GATEWAYCLASS_CONTROLLER"),
+        };
+        let of = client.clone();
+        let work = move || gateways::keep(of.clone(), settings.clone(), deployments_seen.clone());
+        spawn(supervisor, "gateways", own.clone(), work);
+    }
     let work = move || webhooks::keep(client.clone(), namespace.clone(), revision.clone(), bundle.clone());
     spawn(supervisor, "webhook configurations", own, work);
 }
@@ -220,26 +245,57 @@ async fn select(
             namespaces.send_replace(Arc::clone(&selected));
             scope.send_modify(|scope| scope.namespaces = selected);
         }
+        let controllers = gateway_api::controllers(&snapshot.mesh);
+        if *scope.borrow().controllers != controllers {
+            scope.send_modify(|scope| scope.controllers = Arc::new(controllers));
+        }
     }
 }
 
-/// Findings by the objects that they are about.
-async fn sort(mut objects: watch::Receiver<Arc<Objects>>, by_object: watch::Sender<Arc<Findings>>, drain: Drain) {
+/// One of istiod's own switches; all of these are on unless they are turned off.
+fn is_on(name: &str) -> bool {
+    std::env::var(name).map_or(true, |value| {
+        matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "t")
+    })
+}
+
+/// A user's patch, in YAML, over an object that is made for a Gateway.
+fn overlay(kind: &str, object: &Value, patch: &str) -> Result<Value, String> {
+    let patch = yaml::parse(patch).map_err(|error| error.to_string())?;
+    Ok(strategic_merge_of(kind, object, &patch))
+}
+
+/// Where what is known of objects goes.
+struct Outlets {
+    /// Findings by the objects that they are about.
+    findings: watch::Sender<Arc<Findings>>,
+    /// Unless nothing is to be told of objects of the Gateway API.
+    statuses: Option<watch::Sender<Arc<Statuses>>>,
+    deployments: watch::Sender<Arc<Deployments>>,
+}
+
+/// Hands on what is new of what is known of objects.
+async fn hand_on(mut objects: watch::Receiver<Arc<Objects>>, outlets: Outlets, drain: Drain) {
     objects.mark_changed();
     loop {
         tokio::select! {
             Ok(()) = objects.changed() => {}
             () = drain.started() => return,
         }
+        let objects = Arc::clone(&objects.borrow_and_update());
+        if let Some(statuses) = &outlets.statuses {
+            replace(statuses, &objects.statuses);
+        }
+        replace(&outlets.deployments, &objects.deployments);
         let mut sorted: Findings = BTreeMap::new();
-        for finding in &objects.borrow_and_update().findings {
+        for finding in &objects.findings {
             sorted.entry(finding.object.clone()).or_default().push(finding.clone());
         }
         for findings in sorted.values_mut() {
             findings.sort();
             findings.dedup();
         }
-        by_object.send_if_modified(|known| {
+        outlets.findings.send_if_modified(|known| {
             let differs = **known != sorted;
             if differs {
                 *known = Arc::new(sorted);
@@ -247,4 +303,14 @@ async fn sort(mut objects: watch::Receiver<Arc<Objects>>, by_object: watch::Send
             differs
         });
     }
+}
+
+fn replace<T>(outlet: &watch::Sender<Arc<T>>, new: &Arc<T>) {
+    outlet.send_if_modified(|known| {
+        let differs = !Arc::ptr_eq(known, new);
+        if differs {
+            known.clone_from(new);
+        }
+        differs
+    });
 }

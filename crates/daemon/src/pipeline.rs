@@ -9,6 +9,8 @@ use lateen_injector::InjectionSettings;
 use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
 use lateen_lower::{Index, Object};
+use lateen_model::deployment::Deployments;
+use lateen_model::status::Statuses;
 use lateen_model::{Diagnostic, Snapshot};
 use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Drain, Readiness, ReadyGuard, Supervisor};
@@ -44,6 +46,10 @@ pub(crate) struct Objects {
     configuration: Arc<Configuration>,
     /// What users should know of the objects, each by itself and all together.
     pub findings: Vec<Diagnostic>,
+    /// What is to be told of objects of the Gateway API.
+    pub statuses: Arc<Statuses>,
+    /// The proxies that Gateways ask for.
+    pub deployments: Arc<Deployments>,
     problems: Vec<Problem>,
 }
 
@@ -224,6 +230,8 @@ impl Owner {
         self.objects.send_replace(Arc::new(Objects {
             configuration,
             findings,
+            statuses: Arc::clone(self.index.statuses()),
+            deployments: Arc::clone(self.index.deployments()),
             problems,
         }));
         // Whoever learns of the snapshot finds out what it holds.

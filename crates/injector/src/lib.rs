@@ -47,7 +47,7 @@ pub mod workload;
 
 pub use self::decision::{Decision, Skip, decide, selects};
 pub use self::inject::{InjectError, Injected, Request, inject, patch};
-pub use self::merge::strategic_merge;
+pub use self::merge::{strategic_merge, strategic_merge_of};
 pub use self::owner::Owner;
 pub use self::settings::{InjectionSettings, Overlay, Policy, SettingsError, WorkloadProxyConfig};
 pub use self::values::Values;

@@ -1,13 +1,21 @@
-//! Strategic merge patches of pods, by the rules of Kubernetes: some lists are merged by a key, all others replaced.
+//! Strategic merge patches of pods, and of what deploys them, by the rules of Kubernetes: some lists are merged by a key,
+//! all others replaced.
 //!
 //! Understood are `null` (removes a field), `$patch: delete|replace`, `$retainKeys` and `$deleteFromPrimitiveList/…`;
 //! `$setElementOrder/…` is ignored, for the order of the patch counts.
 
 use serde_json::{Map, Value};
 
-/// Where in a pod a value stands, as far as merging cares.
+/// Where in an object a value stands, as far as merging cares.
 #[derive(Clone, Copy)]
 enum Place {
+    /// An object of a kind whose own lists are all replaced.
+    Object,
+    Deployment,
+    DeploymentSpec,
+    Service,
+    ServiceSpec,
+    ServiceAccount,
     Pod,
     Metadata,
     Spec,
@@ -28,7 +36,12 @@ enum Strategy {
 impl Place {
     fn field(self, field: &str) -> Self {
         match (self, field) {
-            (Self::Pod, "metadata") => Self::Metadata,
+            (Self::Object | Self::Deployment | Self::Service | Self::ServiceAccount | Self::Pod, "metadata") => {
+                Self::Metadata
+            }
+            (Self::Deployment, "spec") => Self::DeploymentSpec,
+            (Self::DeploymentSpec, "template") => Self::Pod,
+            (Self::Service, "spec") => Self::ServiceSpec,
             (Self::Pod, "spec") => Self::Spec,
             _ => Self::Elsewhere,
         }
@@ -41,6 +54,8 @@ impl Place {
             }
             (Self::Spec, "volumes" | "imagePullSecrets" | "resourceClaims" | "schedulingGates")
             | (Self::Container, "env") => Strategy::ByKey("name", Self::Elsewhere),
+            (Self::ServiceAccount, "secrets" | "imagePullSecrets") => Strategy::ByKey("name", Self::Elsewhere),
+            (Self::ServiceSpec, "ports") => Strategy::ByKey("port", Self::Elsewhere),
             (Self::Spec, "hostAliases") => Strategy::ByKey("ip", Self::Elsewhere),
             (Self::Spec, "topologySpreadConstraints") => Strategy::ByKey("topologyKey", Self::Elsewhere),
             (Self::Container, "ports") => Strategy::ByKey("containerPort", Self::Elsewhere),
@@ -55,9 +70,26 @@ impl Place {
 
 /// Lays a strategic merge patch over a pod.
 pub fn strategic_merge(pod: &Value, patch: &Value) -> Value {
-    match (pod, patch) {
-        (Value::Object(pod), Value::Object(patch)) => Value::Object(merge_objects(pod, patch, Place::Pod)),
-        (pod, Value::Null) => pod.clone(),
+    merge(pod, patch, Place::Pod)
+}
+
+/// Lays a strategic merge patch over an object of this kind: a Pod, Deployment, Service, ServiceAccount, or one of a kind
+/// whose lists are all replaced, such as HorizontalPodAutoscaler and PodDisruptionBudget.
+pub fn strategic_merge_of(kind: &str, object: &Value, patch: &Value) -> Value {
+    let place = match kind {
+        "Pod" => Place::Pod,
+        "Deployment" => Place::Deployment,
+        "Service" => Place::Service,
+        "ServiceAccount" => Place::ServiceAccount,
+        _ => Place::Object,
+    };
+    merge(object, patch, place)
+}
+
+fn merge(object: &Value, patch: &Value, place: Place) -> Value {
+    match (object, patch) {
+        (Value::Object(object), Value::Object(patch)) => Value::Object(merge_objects(object, patch, place)),
+        (object, Value::Null) => object.clone(),
         (_, patch) => fresh(patch),
     }
 }
@@ -179,7 +211,7 @@ fn interleave(original: &[Value], kept: Vec<Value>, named: Vec<Value>, key: &str
 /// TCP and UDP is two ports, of which none may get lost.
 fn identity<'a>(item: &'a Value, key: &str) -> Option<(&'a Value, &'a str)> {
     let protocol = match key {
-        "containerPort" => item["protocol"].as_str().unwrap_or("TCP"),
+        "containerPort" | "port" => item["protocol"].as_str().unwrap_or("TCP"),
         _ => "",
     };
     Some((item.get(key)?, protocol))
@@ -240,6 +272,27 @@ mod tests {
             ]}})
         );
         assert_eq!(strategic_merge(&merged, &patch), merged, "once more changes nothing");
+    }
+
+    #[test]
+    fn what_deploys_pods_is_merged_too() {
+        let deployment = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": "auto"}]}}}});
+        let patch =
+            json!({"spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "a", "args": ["x"]}]}}}});
+        assert_eq!(
+            strategic_merge_of("Deployment", &deployment, &patch),
+            json!({"spec": {"replicas": 2, "template": {"spec": {"containers": [
+                {"name": "a", "image": "auto", "args": ["x"]}]}}}})
+        );
+        let service = json!({"spec": {"ports": [{"name": "h", "port": 80, "protocol": "TCP"}, {"port": 443}]}});
+        let patch = json!({"spec": {"ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}, {"port": 80, "protocol": "UDP"}]}});
+        assert_eq!(
+            strategic_merge_of("Service", &service, &patch)["spec"]["ports"],
+            json!([{"name": "h", "port": 80, "protocol": "TCP", "nodePort": 30080}, {"port": 80, "protocol": "UDP"}, {"port": 443}])
+        );
+        let scaler = json!({"spec": {"metrics": [{"type": "Resource"}]}});
+        let patch = json!({"spec": {"metrics": [{"type": "Pods"}]}});
+        assert_eq!(strategic_merge_of("HorizontalPodAutoscaler", &scaler, &patch), patch);
     }
 
     #[test]

@@ -51,10 +51,7 @@ impl<'a> Context<'a> {
                 .namespace
                 .clone()
                 .unwrap_or_else(|| self.mesh.root_namespace.clone()),
-            origin: ObjectRef {
-                kind: kind.name().into(),
-                key,
-            },
+            origin: kind.reference(key),
             created: created(meta),
         })
     }

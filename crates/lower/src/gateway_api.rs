@@ -10,25 +10,40 @@
 
 use std::collections::BTreeMap;
 
+use lateen_model::deployment::Deployments;
 use lateen_model::destination::DestinationRule;
+use lateen_model::endpoint::Endpoints;
 use lateen_model::gateway::Gateway;
 use lateen_model::route::VirtualService;
 use lateen_model::secret::Credential;
+use lateen_model::status::Statuses;
 use lateen_model::{Diagnostic, Labels, Service, ServiceKey, Table};
-use lateen_names::{Hostname, Name, Namespace, ObjectKey};
+use lateen_names::{Hostname, Namespace, ObjectKey};
 
+use crate::Context;
 use crate::object::{Kind, Objects};
-use crate::{Context, Object};
+pub use classes::controllers;
+pub use deployment::{OVERLAYS, Parameters};
 use grants::Grants;
+use listeners::Draft;
+pub(crate) use serving::Served;
+use serving::Serving;
+use status::Fault;
 
 mod backends;
+mod classes;
+mod deployment;
 mod filters;
 mod grants;
 mod http;
 mod ingress;
 mod listeners;
+mod namespaces;
 mod parents;
+mod policies;
 mod routes;
+mod serving;
+mod status;
 
 /// The kinds of objects that are lowered here, or looked at on the way.
 pub const KINDS: &[Kind] = &[
@@ -58,6 +73,10 @@ pub struct World<'a> {
     pub services: &'a Table<ServiceKey, Service>,
     /// Certificates, keys and authorities of Secrets and ConfigMaps: a listener without its certificate must not answer.
     pub credentials: &'a Table<ObjectKey, Credential>,
+    /// ConfigMaps that change what is made for gateways.
+    pub parameters: &'a BTreeMap<ObjectKey, Parameters>,
+    /// The control plane's namespace, in which such ConfigMaps hold for whole classes.
+    pub system_namespace: &'a Namespace,
 }
 
 /// What comes of them.
@@ -69,6 +88,33 @@ pub struct Lowered {
     pub virtual_services: BTreeMap<ObjectKey, VirtualService>,
     /// Policies toward back ends (BackendTLSPolicy).
     pub destination_rules: BTreeMap<ObjectKey, DestinationRule>,
+    /// What is to be told of the objects, but for what depends on endpoints.
+    pub statuses: Statuses,
+    /// The proxies that are to be deployed.
+    pub deployments: Deployments,
+    /// What is behind gateways.
+    pub(crate) serving: Vec<Serving>,
+}
+
+impl Lowered {
+    /// How gateways are served while these are the services and their endpoints.
+    pub(crate) fn served(
+        &self,
+        services: &Table<ServiceKey, Service>,
+        endpoints: &Table<ServiceKey, Endpoints>,
+    ) -> Vec<Served> {
+        let served = self.serving.iter();
+        served.map(|serving| serving.served(services, endpoints)).collect()
+    }
+
+    /// What is to be told of the objects while gateways are served like this.
+    pub(crate) fn statuses_when(&self, served: &[Served]) -> Statuses {
+        let mut statuses = self.statuses.clone();
+        for served in served {
+            served.add_to(&mut statuses);
+        }
+        statuses
+    }
 }
 
 /// Lowers all of them.
@@ -80,19 +126,18 @@ pub fn lower(world: &World<'_>, ctx: &Context<'_>, diags: &mut Vec<Diagnostic>) 
         grants,
         out: Lowered::default(),
         diags,
+        drafts: Vec::new(),
+        attached: BTreeMap::new(),
+        unresolved: None,
     };
+    conversion.class_statuses();
     let parents = conversion.listeners();
     conversion.routes(&parents);
+    conversion.listener_statuses();
+    conversion.policies();
     conversion.ingresses();
     conversion.out
 }
-
-/// Controller of classes whose gateways are ingress gateways.
-const INGRESS: &str = "istio.io/gateway-controller";
-/// Controller of classes whose gateways stand between networks.
-const EAST_WEST: &str = "istio.io/eastwest-controller";
-/// Controller of classes whose gateways are waypoints.
-const WAYPOINT: &str = "istio.io/mesh-controller";
 
 /// What is needed on the way through the objects.
 struct Conversion<'a> {
@@ -101,36 +146,15 @@ struct Conversion<'a> {
     grants: Grants<'a>,
     out: Lowered,
     diags: &'a mut Vec<Diagnostic>,
+    /// Objects with listeners whose status is not finished.
+    drafts: Vec<Draft>,
+    /// How many routes have attached to a listener, by its object and name.
+    attached: BTreeMap<(Kind, ObjectKey, String), usize>,
+    /// What was last found wrong with the references of the route that is being lowered.
+    unresolved: Option<Fault>,
 }
 
 impl<'a> Conversion<'a> {
-    /// What a class of gateways is to Lateen; `None` where its gateways have no listeners of their own here: those of
-    /// other controllers, remote ones, waypoints. The default class is there without object.
-    fn class(&self, name: &str) -> Option<&'static str> {
-        let environment = &self.ctx.mesh.environment;
-        let own = environment
-            .get("PILOT_GATEWAY_API_CONTROLLER_NAME")
-            .map_or(INGRESS, |name| &**name);
-        let default = environment
-            .get("PILOT_GATEWAY_API_DEFAULT_GATEWAYCLASS_NAME")
-            .map_or("istio", |name| &**name);
-        let key = ObjectKey {
-            namespace: None,
-            name: Name::new(name).ok()?,
-        };
-        let controller = match self.world.objects.get(Kind::GatewayClass, &key).map(|object| &**object) {
-            Some(Object::GatewayClass(class)) => class.spec.controller_name.as_str(),
-            _ if name == default => own,
-            _ if name == "istio-east-west" => EAST_WEST,
-            _ => return None,
-        };
-        match controller {
-            controller if controller == own => Some(INGRESS),
-            EAST_WEST => Some(EAST_WEST),
-            _ => None,
-        }
-    }
-
     /// All services of a host, of whatever namespace.
     fn services_named<'h>(&self, host: &'h Hostname) -> impl Iterator<Item = &'a Service> + use<'a, 'h> {
         // `0` comes before all other names that a namespace can have.

@@ -15,13 +15,16 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use lateen_api::mesh::{MeshConfig, MeshNetworks};
+use lateen_model::deployment::Deployments;
 use lateen_model::mesh::Mesh;
 use lateen_model::secret::Credential;
+use lateen_model::status::Statuses;
 use lateen_model::{Diagnostic, Severity, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Name, Namespace, ObjectKey};
 use serde_json::Value;
 
 use crate::context::{Context, diagnostic, labels};
+use crate::gateway_api::{Parameters, Served};
 use crate::kube::credential;
 use crate::kube::entry::EntryFacts;
 use crate::kube::pod::{NodeFacts, PodFacts};
@@ -32,7 +35,7 @@ use crate::kube::workload::WorkloadFacts;
 use crate::mesh::{self, Effective, Lowered, Settings};
 use crate::object::{Change, Event, Kind, Object, Objects};
 
-use config::Config;
+use config::{Around, Config};
 
 /// See the module.
 #[derive(Debug)]
@@ -52,6 +55,11 @@ pub struct Index {
     registry_diagnostics: BTreeMap<ObjectKey, Vec<Diagnostic>>,
     config: Config,
     credentials: Table<ObjectKey, Credential>,
+    /// ConfigMaps that change what is made for Gateways.
+    parameters: BTreeMap<ObjectKey, Parameters>,
+    served: Vec<Served>,
+    statuses: Arc<Statuses>,
+    deployments: Arc<Deployments>,
     published: Arc<Snapshot>,
 }
 
@@ -97,6 +105,10 @@ impl Index {
             registry_diagnostics: BTreeMap::new(),
             config: Config::default(),
             credentials: Table::default(),
+            parameters: BTreeMap::new(),
+            served: Vec::new(),
+            statuses: Arc::default(),
+            deployments: Arc::default(),
             published,
         }
     }
@@ -136,15 +148,46 @@ impl Index {
         }
         self.config.refresh(
             &self.objects,
-            &self.registry,
-            &self.credentials,
+            &Around {
+                registry: &self.registry,
+                credentials: &self.credentials,
+                parameters: &self.parameters,
+                settings: &self.settings,
+            },
             &env,
             Context {
                 mesh: &self.lowered.mesh,
             },
-            &self.settings.cluster,
         );
+        self.refresh_gateway_api();
         self.snapshot()
+    }
+
+    /// What is to be told of the objects of the Gateway API.
+    pub fn statuses(&self) -> &Arc<Statuses> {
+        &self.statuses
+    }
+
+    /// The proxies that Gateways ask for.
+    pub fn deployments(&self) -> &Arc<Deployments> {
+        &self.deployments
+    }
+
+    fn refresh_gateway_api(&mut self) {
+        let relowered = std::mem::take(&mut self.config.gateway_api_relowered);
+        let generated = &self.config.generated;
+        if relowered && *self.deployments != generated.deployments {
+            self.deployments = Arc::new(generated.deployments.clone());
+        }
+        // A few lookups: cheaper than to find out whether services or endpoints have changed that count.
+        let served = generated.served(&self.registry.services, &self.registry.endpoints);
+        if relowered || self.served != served {
+            let statuses = generated.statuses_when(&served);
+            self.served = served;
+            if *self.statuses != statuses {
+                self.statuses = Arc::new(statuses);
+            }
+        }
     }
 
     /// MeshConfig in force, with defaults.
@@ -314,6 +357,14 @@ impl Index {
                 self.mesh_changed = true;
             }
             return;
+        }
+        let parameters = map.and_then(Parameters::new);
+        if self.parameters.get(&key) != parameters.as_ref() {
+            match parameters {
+                Some(parameters) => self.parameters.insert(key.clone(), parameters),
+                None => self.parameters.remove(&key),
+            };
+            self.config.mark_gateway_api();
         }
         let Ok(name) = Name::new(&format!("configmap:{}", key.name)) else {
             return;

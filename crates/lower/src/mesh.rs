@@ -25,6 +25,7 @@ use lateen_model::{Diagnostic, ExportTo, NamespaceSelector, Severity};
 use lateen_names::{ClusterId, Hostname, InvalidName, Name, Namespace, Network, ObjectKey, ObjectRef, TrustDomain};
 use serde_json::Value;
 
+use crate::Kind;
 use crate::context::{diagnostic, export_to, labels};
 use crate::istio::destination_rule::{lower_keepalive, lower_locality, lower_traffic_policy};
 use crate::istio::virtual_service::lower_retries;
@@ -82,10 +83,7 @@ impl Settings {
             namespace: Some(self.system_namespace.clone()),
             name: self.config_map.clone(),
         };
-        ObjectRef {
-            kind: "ConfigMap".into(),
-            key,
-        }
+        Kind::ConfigMap.reference(key)
     }
 }
 

@@ -20,7 +20,7 @@ use lateen_api::networking::{
 };
 use lateen_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use lateen_api::telemetry::Telemetry;
-use lateen_names::{ClusterId, InvalidName, ObjectKey};
+use lateen_names::{ClusterId, InvalidName, ObjectKey, ObjectRef};
 use serde_json::Value;
 
 use crate::context::key_of;
@@ -80,6 +80,11 @@ macro_rules! kinds {
             /// The kind's API group; empty for core.
             pub fn group(self) -> &'static str {
                 match self { $(Self::$kind => $group),* }
+            }
+
+            /// An object of this kind, as diagnostics name it.
+            pub fn reference(self, key: ObjectKey) -> ObjectRef {
+                ObjectRef { kind: self.name().into(), group: self.group().into(), key }
             }
 
             /// Whether its objects live in namespaces.

@@ -9,6 +9,8 @@
 
 #[path = "lowering/analysis.rs"]
 mod analysis;
+#[path = "lowering/deployments.rs"]
+mod deployments;
 #[path = "lowering/gateway.rs"]
 mod gateway;
 #[path = "lowering/gateway_api.rs"]
@@ -21,6 +23,8 @@ mod ingress;
 mod mutation;
 #[path = "lowering/policy.rs"]
 mod policy;
+#[path = "lowering/statuses.rs"]
+mod statuses;
 #[path = "lowering/traffic.rs"]
 mod traffic;
 #[path = "lowering/verdicts.rs"]

@@ -112,6 +112,8 @@ proptest! {
         let mut fresh = self::index();
         fresh.apply(there.iter().rev().map(|(id, object)| apply(&id.0, object)).collect());
         assert_equal(&incremental, &fresh.publish());
+        prop_assert_eq!(index.statuses(), fresh.statuses());
+        prop_assert_eq!(index.deployments(), fresh.deployments());
         prop_assert!(Arc::ptr_eq(&incremental, &index.publish()), "nothing has changed");
     }
 }

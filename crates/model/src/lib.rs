@@ -7,6 +7,7 @@
 //! Values stand in [`Table`]s as [`Shared`]: an `Arc` with a hash computed once, so that comparing two snapshots, or
 //! using a value as a cache key, costs a word and not the value's size.
 
+pub mod deployment;
 pub mod destination;
 pub mod diagnostic;
 pub mod endpoint;
@@ -20,6 +21,7 @@ pub mod selector;
 pub mod service;
 pub mod sidecar;
 mod snapshot;
+pub mod status;
 mod table;
 
 pub use diagnostic::{Diagnostic, Severity};

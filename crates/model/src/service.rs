@@ -184,6 +184,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Addresses by which gateways of this service are reached from outside (load balancer, external IPs).
     pub external_addresses: BTreeMap<ClusterId, Vec<Arc<str>>>,
+    /// Whether an address from outside is asked for (type `LoadBalancer`), be it there or not.
+    pub awaits_address: bool,
     /// Ports for which a `Passthrough` service's connections go to another port than the application meant, by the
     /// service's port (a ServiceEntry's `targetPort` with resolution `NONE`).
     pub passthrough_ports: BTreeMap<u16, u16>,

@@ -30,6 +30,9 @@ impl fmt::Display for ObjectKey {
 pub struct ObjectRef {
     /// The kind, e.g. `VirtualService`.
     pub kind: Arc<str>,
+    /// The kind's API group, e.g. `networking.istio.io`; empty for core. Two groups have a `Gateway`.
+    #[serde(default)]
+    pub group: Arc<str>,
     /// Namespace and name.
     pub key: ObjectKey,
 }

@@ -2,6 +2,7 @@
 
 mod daemon;
 mod election;
+mod gateways;
 mod identity;
 mod repaired;
 mod replica;
@@ -29,15 +30,23 @@ fn ca_config() -> CaConfig {
 
 /// Objects of a kind in a namespace.
 fn objects(client: &kube::Client, namespace: &str, api_version: &str, kind: &str, plural: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &resource(api_version, kind, plural))
+}
+
+/// Objects of a kind that has no namespaces.
+fn cluster_objects(client: &kube::Client, api_version: &str, kind: &str, plural: &str) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &resource(api_version, kind, plural))
+}
+
+fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource = ApiResource {
+    ApiResource {
         group: group.to_owned(),
         version: version.to_owned(),
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
-    };
-    Api::namespaced_with(client.clone(), namespace, &resource)
+    }
 }
 
 fn version(object: &DynamicObject) -> Result<u64> {

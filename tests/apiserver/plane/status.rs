@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use lateen_controllers::status::{ACCEPTED, DISTRIBUTED, Findings, Scope, keep};
+use lateen_controllers::status::{ACCEPTED, DISTRIBUTED, Findings, Scope, Told, keep};
 use lateen_model::{Diagnostic, Severity};
 use lateen_names::{Name, Namespace, ObjectKey, ObjectRef};
 use lateen_testkit::{ApiServer, eventually};
@@ -34,6 +34,7 @@ fn service(name: &str) -> String {
 fn reviews() -> Result<ObjectRef> {
     Ok(ObjectRef {
         kind: "VirtualService".into(),
+        group: "networking.istio.io".into(),
         key: ObjectKey {
             namespace: Some(Namespace::new("default")?),
             name: Name::new("reviews")?,
@@ -93,11 +94,17 @@ async fn a_change_is_distributed_once_every_proxy_of_every_replica_has_it() -> R
     let scope = Scope {
         namespaces: Arc::new([Namespace::new("default")?].into()),
         revision: "default".to_owned(),
+        ..Scope::default()
     };
     let (_scope, scopes) = watch::channel(scope);
     let (findings, found) = watch::channel(Arc::new(Findings::new()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(keep(server.client().await?, "istio-system".to_owned(), scopes, found));
+    let (_statuses, statuses) = watch::channel(Arc::default());
+    let told = Told {
+        findings: found,
+        statuses,
+    };
+    tasks.spawn(keep(server.client().await?, "istio-system".to_owned(), scopes, told));
 
     let message = services.until("reviews", DISTRIBUTED, "True", "Distributed").await?;
     assert_eq!(message, "held by all proxies (2 connected to 2 replicas)");

@@ -37,17 +37,7 @@ pub(super) fn status(
     let mut conditions = Cow::Borrowed(current["conditions"].as_array().map_or(&[][..], Vec::as_slice));
     let accepted = accepted(findings);
     let mut differs = put(&mut conditions, ACCEPTED, accepted, true, subject.generation, now);
-    let distributed = match distribution {
-        Distribution::Everywhere { proxies, replicas } => Some((
-            "True",
-            "Distributed",
-            format!("held by all proxies ({proxies} connected to {replicas} replicas)"),
-        )),
-        Distribution::Pending(what) => Some(("False", "Pending", what.clone())),
-        Distribution::Rejected(what) => Some(("False", "Rejected", what.clone())),
-        Distribution::Unchanged => None,
-    };
-    if let Some(distributed) = distributed {
+    if let Some(distributed) = distributed(distribution) {
         let rejected = matches!(distribution, Distribution::Rejected(_));
         differs |= put(
             &mut conditions,
@@ -78,7 +68,21 @@ pub(super) fn status(
     Some(status.into())
 }
 
-/// Whether the status says already that this generation is everywhere.
+/// What [`DISTRIBUTED`] is to say; `None` where nothing new is known.
+pub(super) fn distributed(distribution: &Distribution) -> Option<(&'static str, &'static str, String)> {
+    match distribution {
+        Distribution::Everywhere { proxies, replicas } => Some((
+            "True",
+            "Distributed",
+            format!("held by all proxies ({proxies} connected to {replicas} replicas)"),
+        )),
+        Distribution::Pending(what) => Some(("False", "Pending", what.clone())),
+        Distribution::Rejected(what) => Some(("False", "Rejected", what.clone())),
+        Distribution::Unchanged => None,
+    }
+}
+
+/// Whether a status, or a part of one, says already that this generation is everywhere.
 pub(super) fn is_distributed(status: &Value, at: i64) -> bool {
     let conditions = status["conditions"].as_array();
     conditions.into_iter().flatten().any(|condition| {
@@ -89,7 +93,7 @@ pub(super) fn is_distributed(status: &Value, at: i64) -> bool {
 }
 
 /// Sets a condition; whether that differs from what was there.
-fn put(
+pub(super) fn put(
     conditions: &mut Cow<'_, [Value]>,
     name: &str,
     (status, reason, message): (&str, &str, String),
@@ -188,6 +192,7 @@ mod tests {
         };
         ObjectRef {
             kind: "VirtualService".into(),
+            group: "networking.istio.io".into(),
             key,
         }
     }

@@ -9,14 +9,15 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
-use lateen_api::KindInfo;
+use lateen_model::status::Statuses;
 use lateen_names::{Name, Namespace, ObjectKey, ObjectRef};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::desired::{self, Distribution};
-use super::{Findings, PATIENCE, Scope, Subject, SubjectKey};
+use super::kinds::{self, KINDS, Served, Shape};
+use super::{Findings, PATIENCE, Scope, Subject, SubjectKey, Told, gateway_api};
 use crate::MANAGER;
 use crate::progress::{Rejection, Report, observe};
 use crate::queue::Queue;
@@ -40,10 +41,16 @@ struct Tracked {
 
 struct Writer {
     client: Client,
-    /// By the kind's place in [`lateen_api::KINDS`].
-    watched: Vec<Watched<DynamicObject, Subject>>,
+    /// By the kind's place in [`KINDS`]; only kinds that are served.
+    watched: BTreeMap<usize, Followed>,
     tracked: BTreeMap<SubjectKey, Tracked>,
     queue: Queue<SubjectKey>,
+}
+
+/// The objects of a kind, in the version in which it is served.
+struct Followed {
+    version: &'static str,
+    objects: Watched<DynamicObject, Subject>,
 }
 
 /// What is to be done next.
@@ -59,6 +66,7 @@ enum Next {
 /// What a status is made from, beside the object.
 struct World {
     findings: Arc<Findings>,
+    statuses: Arc<Statuses>,
     scope: Scope,
     reports: Arc<Reports>,
 }
@@ -66,22 +74,24 @@ struct World {
 /// Rejections by the objects that they are about.
 type Rejections<'a> = BTreeMap<&'a ObjectRef, Vec<(&'a Report, &'a Rejection)>>;
 
-/// Keeps the status of Istio's kinds right, from `findings` and from what the replicas in `namespace` tell. Runs until
-/// it is dropped: only the leader may run it.
-pub async fn keep(
-    client: Client,
-    namespace: String,
-    mut scope: watch::Receiver<Scope>,
-    mut findings: watch::Receiver<Arc<Findings>>,
-) {
+/// Keeps the status of Istio's kinds and of the Gateway API's right, from what is `told` of them and from what the
+/// replicas in `namespace` tell. Runs until it is dropped: only the leader may run it.
+pub async fn keep(client: Client, namespace: String, mut scope: watch::Receiver<Scope>, told: Told) {
+    let Told {
+        mut findings,
+        mut statuses,
+    } = told;
     let (told, mut reports) = watch::channel(Arc::new(Reports::new()));
     let mut observing = std::pin::pin!(observe(client.clone(), namespace, told));
+    let (told, mut served) = watch::channel(Arc::new(kinds::always_served()));
+    let mut asking = std::pin::pin!(kinds::follow(client.clone(), told));
     let mut writer = Writer {
-        watched: lateen_api::KINDS.iter().map(|info| watch_kind(&client, info)).collect(),
+        watched: BTreeMap::new(),
         client,
         tracked: BTreeMap::new(),
         queue: Queue::new(WRITES_PER_SECOND, BURST),
     };
+    served.mark_changed();
     let mut look_at = Some(Instant::now());
     loop {
         let look = async {
@@ -92,14 +102,21 @@ pub async fn keep(
         };
         let next = tokio::select! {
             () = &mut observing => return,
+            () = &mut asking => return,
+            Ok(()) = served.changed() => {
+                writer.follow(&served.borrow_and_update());
+                Next::Changed
+            }
             next = writer.next() => next,
             Ok(()) = findings.changed() => Next::Changed,
+            Ok(()) = statuses.changed() => Next::Changed,
             Ok(()) = scope.changed() => Next::Changed,
             Ok(()) = reports.changed() => Next::Changed,
             () = look => Next::Look,
         };
         let world = || World {
             findings: Arc::clone(&findings.borrow()),
+            statuses: Arc::clone(&statuses.borrow()),
             scope: scope.borrow().clone(),
             reports: Arc::clone(&reports.borrow()),
         };
@@ -117,14 +134,37 @@ fn soon(planned: Option<Instant>) -> Instant {
 }
 
 impl Writer {
+    /// Follows the kinds that are served, each in its version.
+    fn follow(&mut self, served: &Served) {
+        let is_same = |at: &usize, followed: &mut Followed| served.get(at) == Some(&followed.version);
+        self.watched.retain(is_same);
+        for (at, version) in served {
+            self.watched.entry(*at).or_insert_with(|| {
+                let kind = &KINDS[*at];
+                let api = Api::all_with(self.client.clone(), &kind.resource(version));
+                Followed {
+                    version,
+                    objects: Watched::new(api, Config::default(), kind.kind, read),
+                }
+            });
+        }
+    }
+
     /// The next change of an object, or the next object to write. Dropping the future loses nothing.
     async fn next(&mut self) -> Next {
         let (watched, queue) = (&mut self.watched, &mut self.queue);
         loop {
             // Whichever is first; the others lose nothing.
-            let changed = futures::future::select_all(watched.iter_mut().map(|watched| watched.changed().boxed()));
+            let changed = watched.values_mut().map(|followed| followed.objects.changed().boxed());
+            let changed: Vec<_> = changed.collect();
+            let changed = async {
+                match changed.is_empty() {
+                    true => std::future::pending().await,
+                    false => futures::future::select_all(changed).await.0,
+                }
+            };
             tokio::select! {
-                (changed, ..) = changed => if !changed.is_empty() { return Next::Changed },
+                changed = changed => if !changed.is_empty() { return Next::Changed },
                 key = queue.next() => return Next::Write(key),
             }
         }
@@ -135,15 +175,17 @@ impl Writer {
         let rejections = rejections(&world.reports);
         let mut again: Option<Instant> = None;
         let mut before = std::mem::take(&mut self.tracked);
-        for (kind, watched) in self.watched.iter().enumerate() {
-            for (name, subject) in watched.facts() {
-                let name = name.clone();
-                let key = SubjectKey { kind, name };
+        for (kind, followed) in &self.watched {
+            for (name, subject) in followed.objects.facts() {
+                let key = SubjectKey {
+                    kind: *kind,
+                    name: name.clone(),
+                };
                 let tracked = Tracked::of(before.remove(&key), subject);
                 if world.covers(subject) {
-                    match tracked.distribution(&key, subject, &world.reports, &rejections) {
+                    match tracked.distribution(&key, subject, world, &rejections) {
                         Some(distribution) => {
-                            if world.status(subject, &distribution).is_some() {
+                            if world.status(&key, subject, &distribution).is_some() {
                                 self.queue.add(key.clone());
                             }
                         }
@@ -162,27 +204,30 @@ impl Writer {
     async fn write(&mut self, key: SubjectKey, world: &World) {
         let subject = self
             .watched
-            .get(key.kind)
-            .and_then(|watched| watched.facts().get(&key.name));
-        let (Some(subject), Some(tracked)) = (subject, self.tracked.remove(&key)) else {
+            .get(&key.kind)
+            .and_then(|followed| Some((followed.version, followed.objects.facts().get(&key.name)?)));
+        let (Some((version, subject)), Some(tracked)) = (subject, self.tracked.remove(&key)) else {
             self.queue.done(&key);
             return;
         };
         let tracked = Tracked::of(Some(tracked), subject);
         let status = tracked
-            .distribution(&key, subject, &world.reports, &rejections(&world.reports))
+            .distribution(&key, subject, world, &rejections(&world.reports))
             .filter(|_| world.covers(subject))
-            .and_then(|distribution| world.status(subject, &distribution));
+            .and_then(|distribution| world.status(&key, subject, &distribution));
         self.tracked.insert(key.clone(), tracked);
         let Some(status) = status else {
             self.queue.done(&key);
             return;
         };
         self.queue.write_allowed().await;
-        match patch(&self.client, key.info(), subject, status).await {
+        let resource = key.info().resource(version);
+        match patch(&self.client, &resource, subject, status).await {
             Ok(object) => {
                 self.queue.done(&key);
-                self.watched[key.kind].note(&object);
+                if let Some(followed) = self.watched.get_mut(&key.kind) {
+                    followed.objects.note(&object);
+                }
             }
             Err(kube::Error::Api(status)) if status.code == 404 => self.queue.done(&key),
             // The object changed meanwhile: the watch tells what it is now.
@@ -203,9 +248,20 @@ impl World {
         revision == self.scope.revision && namespace.is_none_or(|of| self.scope.namespaces.contains(of))
     }
 
-    fn status(&self, subject: &Subject, distribution: &Distribution) -> Option<Value> {
-        let findings = self.findings.get(&subject.object).map_or(&[][..], Vec::as_slice);
-        desired::status(subject, findings, distribution, Timestamp::now())
+    fn status(&self, key: &SubjectKey, subject: &Subject, distribution: &Distribution) -> Option<Value> {
+        let now = Timestamp::now();
+        match key.info().shape {
+            Shape::Istio => {
+                let findings = self.findings.get(&subject.object).map_or(&[][..], Vec::as_slice);
+                desired::status(subject, findings, distribution, now)
+            }
+            shape => {
+                // What is known of another generation is not true of this one; what is known will come.
+                let told = self.statuses.get(&subject.object);
+                let told = told.filter(|told| told.generation == subject.generation)?;
+                gateway_api::status(shape, subject, told, distribution, &self.scope.controllers, now)
+            }
+        }
     }
 }
 
@@ -227,10 +283,10 @@ impl Tracked {
         &self,
         key: &SubjectKey,
         subject: &Subject,
-        reports: &Reports,
+        world: &World,
         rejections: &Rejections<'_>,
     ) -> Option<Distribution> {
-        let kind = key.kind_name();
+        let (kind, reports) = (key.kind_name(), &world.reports);
         // A replica that does not know this generation yet speaks of an earlier one.
         let rejected = rejections.get(&subject.object).into_iter().flatten();
         let mut rejected = rejected.filter(|(report, _)| version(&report.seen, &kind) >= self.appeared);
@@ -240,7 +296,7 @@ impl Tracked {
                 rejection.proxy, rejection.resource, rejection.reason
             )));
         }
-        if desired::is_distributed(&subject.status, subject.generation) {
+        if gateway_api::is_distributed_everywhere(key.info().shape, subject, &world.scope.controllers) {
             return Some(Distribution::Unchanged);
         }
         let waits = |report: &&Report| version(&report.held, &kind) < self.appeared;
@@ -285,21 +341,6 @@ fn rejections(reports: &Reports) -> Rejections<'_> {
     all
 }
 
-fn watch_kind(client: &Client, info: &'static KindInfo) -> Watched<DynamicObject, Subject> {
-    let api = Api::all_with(client.clone(), &resource(info));
-    Watched::new(api, Config::default(), info.kind, read)
-}
-
-fn resource(info: &KindInfo) -> ApiResource {
-    ApiResource {
-        group: info.group.to_owned(),
-        version: info.storage_version.to_owned(),
-        api_version: format!("{}/{}", info.group, info.storage_version),
-        kind: info.kind.to_owned(),
-        plural: info.plural.to_owned(),
-    }
-}
-
 fn read(object: &DynamicObject) -> Option<(String, Subject)> {
     let meta = &object.metadata;
     let key = ObjectKey {
@@ -309,6 +350,8 @@ fn read(object: &DynamicObject) -> Option<(String, Subject)> {
             .and_then(|namespace| Namespace::new(namespace).ok()),
         name: Name::new(meta.name.as_deref()?).ok()?,
     };
+    let types = object.types.as_ref()?;
+    let group = types.api_version.split_once('/').map_or("", |(group, _)| group);
     let labels = meta.labels.as_ref();
     let subject = Subject {
         uid: meta.uid.clone()?,
@@ -317,7 +360,8 @@ fn read(object: &DynamicObject) -> Option<(String, Subject)> {
         revision: labels.and_then(|labels| labels.get("istio.io/rev")).cloned(),
         status: object.data.get("status").cloned().unwrap_or_default(),
         object: ObjectRef {
-            kind: object.types.as_ref()?.kind.as_str().into(),
+            kind: types.kind.as_str().into(),
+            group: group.into(),
             key: key.clone(),
         },
     };
@@ -326,14 +370,14 @@ fn read(object: &DynamicObject) -> Option<(String, Subject)> {
 
 async fn patch(
     client: &Client,
-    info: &KindInfo,
+    resource: &ApiResource,
     subject: &Subject,
     status: Value,
 ) -> Result<DynamicObject, kube::Error> {
-    let (resource, key) = (resource(info), &subject.object.key);
+    let key = &subject.object.key;
     let api: Api<DynamicObject> = match &key.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace.as_str(), &resource),
-        None => Api::all_with(client.clone(), &resource),
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace.as_str(), resource),
+        None => Api::all_with(client.clone(), resource),
     };
     // The list of conditions is replaced whole: the version keeps anybody else's newer ones.
     let patch = json!({ "metadata": { "resourceVersion": subject.version.to_string() }, "status": status });

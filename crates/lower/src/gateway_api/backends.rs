@@ -6,8 +6,12 @@ use lateen_names::{Hostname, Namespace};
 
 use super::Conversion;
 use super::grants::core;
+use super::status::Fault;
 use crate::context::Meta;
 use crate::object::Kind;
+
+/// Istio's reason for a back end that is not valid in itself.
+const INVALID: &str = "InvalidDestination";
 
 /// A reference to a back end cannot be followed.
 pub(super) enum Broken {
@@ -164,22 +168,20 @@ impl Conversion<'_> {
                     "{} {namespace}/{} needs a ReferenceGrant there; its share is answered with 500",
                     backend.kind, backend.name
                 );
-                self.report(from.meta).error(field, message);
+                self.unresolved(from, field, "RefNotPermitted", message);
                 return Err(Broken::Share);
             }
         }
         let host = match (group, backend.kind) {
             ("", "Service") if backend.name.contains('.') => {
-                self.report(from.meta)
-                    .error(&format!("{field}.name"), "give the Service's name, not its host name");
+                let message = "give the Service's name, not its host name";
+                self.unresolved(from, &format!("{field}.name"), INVALID, message);
                 return Err(Broken::Route);
             }
             ("", "Service") => format!("{}.{namespace}.svc.{}", backend.name, self.ctx.domain()),
             ("networking.istio.io", "Hostname") if backend.namespace.is_some() => {
-                self.report(from.meta).error(
-                    &format!("{field}.namespace"),
-                    "a Hostname has no namespace; remove the field",
-                );
+                let message = "a Hostname has no namespace; remove the field";
+                self.unresolved(from, &format!("{field}.namespace"), INVALID, message);
                 return Err(Broken::Route);
             }
             ("networking.istio.io", "Hostname") => backend.name.to_owned(),
@@ -195,7 +197,7 @@ impl Conversion<'_> {
                     "{}/{} cannot be a back end; refer to a Service",
                     backend.group, backend.kind
                 );
-                self.report(from.meta).error(field, message);
+                self.unresolved(from, field, "InvalidKind", message);
                 return Err(Broken::Share);
             }
         };
@@ -204,13 +206,12 @@ impl Conversion<'_> {
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port > 0)
         else {
-            self.report(from.meta)
-                .error(&format!("{field}.port"), "the port is missing");
+            self.unresolved(from, &format!("{field}.port"), INVALID, "the port is missing");
             return Err(Broken::Route);
         };
         let Ok(host) = Hostname::lower(&host) else {
-            self.report(from.meta)
-                .error(&format!("{field}.name"), format!("`{host}` is no host name"));
+            let message = format!("`{host}` is no host name");
+            self.unresolved(from, &format!("{field}.name"), INVALID, message);
             return Err(Broken::Share);
         };
         if !self.exists(&host, from.meta) {
@@ -218,13 +219,27 @@ impl Conversion<'_> {
                 "there is no {} {namespace}/{}; its share is answered with 500",
                 backend.kind, backend.name
             );
-            self.report(from.meta).missing(field, message);
+            self.report(from.meta).missing(field, &message);
+            self.unresolved = Some(Fault::new("BackendNotFound", message));
         }
         Ok(Destination {
             host,
             subset: None,
             port: Some(port),
         })
+    }
+
+    /// A reference, or what is to be done on the way, is not valid.
+    pub(super) fn unresolved(
+        &mut self,
+        from: Referrer<'_>,
+        field: &str,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let message = message.into();
+        self.report(from.meta).error(field, &message);
+        self.unresolved = Some(Fault::new(reason, message));
     }
 
     /// Whether some service has the host, and may be seen from the route's namespace.

@@ -20,6 +20,9 @@ use crate::istio::report::time;
 /// When a request is tried again although no status was named: nothing has reached the application then.
 const CONNECTION_ERRORS: [&str; 4] = ["connect-failure", "refused-stream", "unavailable", "cancelled"];
 
+/// Istio's reason for a filter that cannot be had.
+const INVALID_FILTER: &str = "InvalidFilter";
+
 /// A filter of either kind of route.
 enum Filter<'f> {
     Request(&'f api::HeaderModifier),
@@ -68,8 +71,8 @@ impl Conversion<'_> {
                 match grpc_match(matched) {
                     Ok(matched) => matches.push(matched),
                     Err(message) => {
-                        self.report(from.meta)
-                            .error(&format!("{field}.matches[{index}].method"), message);
+                        let field = format!("{field}.matches[{index}].method");
+                        self.unresolved(from, &field, "InvalidConfiguration", message);
                         return Vec::new();
                     }
                 }
@@ -209,8 +212,7 @@ impl Conversion<'_> {
                 HttpRouteFilterType::Cors => filter.cors.as_ref().map(Filter::Cors),
                 HttpRouteFilterType::ExternalAuth | HttpRouteFilterType::ExtensionRef => {
                     let message = "filters of this type are not supported; the whole route has no effect";
-                    self.report(from.meta)
-                        .error(&format!("{field}.filters[{at}].type"), message);
+                    self.unresolved(from, &format!("{field}.filters[{at}].type"), INVALID_FILTER, message);
                     return Err(());
                 }
             });
@@ -236,8 +238,7 @@ impl Conversion<'_> {
                 GrpcRouteFilterType::RequestMirror => filter.request_mirror.as_ref().map(Filter::Mirror),
                 GrpcRouteFilterType::ExtensionRef => {
                     let message = "filters of this type are not supported; the whole route has no effect";
-                    self.report(from.meta)
-                        .error(&format!("{field}.filters[{at}].type"), message);
+                    self.unresolved(from, &format!("{field}.filters[{at}].type"), INVALID_FILTER, message);
                     return Err(());
                 }
             });
@@ -281,10 +282,8 @@ impl Conversion<'_> {
                 }
                 Filter::Response(modifier) => destination.headers.response = self.modifier(from, modifier, &field)?.0,
                 _ => {
-                    self.report(from.meta).error(
-                        &field,
-                        "back ends can only have header modifiers; the whole route has no effect",
-                    );
+                    let message = "back ends can only have header modifiers; the whole route has no effect";
+                    self.unresolved(from, &field, INVALID_FILTER, message);
                     return Err(());
                 }
             }
@@ -298,7 +297,7 @@ impl Conversion<'_> {
         modifier: &api::HeaderModifier,
         field: &str,
     ) -> Result<(lateen_model::route::HeaderOps, Option<Arc<str>>), ()> {
-        filters::headers(modifier).map_err(|message| self.report(from.meta).error(field, message))
+        filters::headers(modifier).map_err(|message| self.unresolved(from, field, INVALID_FILTER, message))
     }
 }
 

@@ -13,7 +13,7 @@ use lateen_model::route::{
     Destination, GatewayRef, Headers, HttpAction, HttpMatch, HttpRoute, PathMatch, Rewrite, Semantics, VirtualService,
     WeightedDestination,
 };
-use lateen_names::{Hostname, Name, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{Hostname, Name, Namespace, ObjectKey};
 
 use super::Conversion;
 use super::http::path_prefix;
@@ -286,10 +286,7 @@ impl Conversion<'_> {
             name,
         };
         let made = VirtualService {
-            origin: ObjectRef {
-                kind: "VirtualService".into(),
-                key: key.clone(),
-            },
+            origin: Kind::VirtualService.reference(key.clone()),
             export_to: self
                 .ctx
                 .export_to::<&str>(&[], &namespace, &self.ctx.mesh.default_virtual_service_export_to),

@@ -1,15 +1,19 @@
 //! What a route attaches to, and for which hosts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lateen_api::gateway_api::{GROUP, ParentReference};
 use lateen_model::Labels;
 use lateen_model::route::GatewayRef;
+use lateen_model::status::{ParentRef, ParentStatus, Status};
 use lateen_names::{Hostname, Name, Namespace, ObjectKey};
 
 use super::Conversion;
+use super::classes::Class;
 use super::grants::core;
 use super::listeners::Parent;
+use super::status::{Fault, parent_ref, unless};
 use crate::context::{Meta, labels};
 use crate::istio::report::Report;
 use crate::object::{Kind, Object};
@@ -26,6 +30,45 @@ pub(super) struct Attachment<'p> {
     pub(super) port: Option<u16>,
     /// Hosts that belong to more specific listeners of the same port.
     others: Vec<String>,
+}
+
+/// What became of a route at its parents.
+#[derive(Default)]
+pub(super) struct Attached<'p> {
+    /// The places that it is attached to, in the order of Istio's names for them.
+    pub(super) places: Vec<Attachment<'p>>,
+    /// What is to be told at each parent that is Lateen's.
+    outcomes: BTreeMap<ParentRef, Outcome>,
+}
+
+/// What became of a route at one parent.
+struct Outcome {
+    /// Whether the parent is a service, and so concerns sidecars.
+    mesh: bool,
+    /// Why it is not attached.
+    denied: Option<Fault>,
+}
+
+/// What was wrong with a route's references, for the mesh and for gateways: the rules differ.
+#[derive(Default)]
+pub(super) struct Unresolved {
+    pub(super) mesh: Option<Fault>,
+    pub(super) gateway: Option<Fault>,
+}
+
+impl Attached<'_> {
+    /// Whether some parent is a gateway, or a service.
+    pub(super) fn concerns(&self, gateway: bool) -> bool {
+        self.outcomes.values().any(|outcome| outcome.mesh != gateway)
+    }
+
+    /// No parent takes such a route.
+    pub(super) fn deny(&mut self, message: &str) {
+        self.places.clear();
+        for outcome in self.outcomes.values_mut() {
+            outcome.denied.get_or_insert_with(|| Fault::new(NOT_ALLOWED, message));
+        }
+    }
 }
 
 impl Attachment<'_> {
@@ -50,7 +93,7 @@ impl Attachment<'_> {
 }
 
 impl<'a> Conversion<'a> {
-    /// The places that a route of this kind is attached to, in the order of Istio's names for them.
+    /// What becomes of a route of this kind at its parents.
     pub(super) fn attachments<'p>(
         &mut self,
         parents: &'p [Parent],
@@ -58,7 +101,7 @@ impl<'a> Conversion<'a> {
         kind: Kind,
         references: &[ParentReference],
         hostnames: &[String],
-    ) -> Vec<Attachment<'p>> {
+    ) -> Attached<'p> {
         let mut sorted: Vec<(usize, &ParentReference)> = references.iter().enumerate().collect();
         sorted.sort_by_cached_key(|(_, reference)| {
             let (section, port) = (
@@ -71,7 +114,7 @@ impl<'a> Conversion<'a> {
                 reference.group, reference.kind, reference.name
             )
         });
-        let mut attachments = Vec::new();
+        let mut attached = Attached::default();
         for (at, reference) in sorted {
             let field = format!("spec.parentRefs[{at}]");
             let namespace = reference
@@ -97,7 +140,7 @@ impl<'a> Conversion<'a> {
                     kind,
                     (reference, &field),
                     hostnames,
-                    &mut attachments,
+                    &mut attached,
                 ),
                 (GROUP, "ListenerSet") => self.at_listeners(
                     parents,
@@ -106,12 +149,12 @@ impl<'a> Conversion<'a> {
                     kind,
                     (reference, &field),
                     hostnames,
-                    &mut attachments,
+                    &mut attached,
                 ),
                 ("", "Service") | ("networking.istio.io", "ServiceEntry") if self.foreign(&key, &reference.kind) => {}
                 ("", "Service") => {
                     let hosts = self.service_host(&key).into_iter().collect();
-                    self.in_mesh(&key, hosts, meta, (reference, &field), &mut attachments);
+                    self.in_mesh(&key, hosts, meta, (reference, &field), &mut attached);
                 }
                 ("networking.istio.io", "ServiceEntry") => {
                     let hosts = match self.world.objects.get(Kind::ServiceEntry, &key).map(|object| &**object) {
@@ -123,18 +166,55 @@ impl<'a> Conversion<'a> {
                             .collect(),
                         _ => Vec::new(),
                     };
-                    self.in_mesh(&key, hosts, meta, (reference, &field), &mut attachments);
+                    self.in_mesh(&key, hosts, meta, (reference, &field), &mut attached);
                 }
                 // It may be another controller's.
                 _ => {}
             }
         }
         // Stable: several for the mesh keep their order.
-        attachments.sort_by_cached_key(|attachment| match &attachment.gateway {
+        attached.places.sort_by_cached_key(|place| match &place.gateway {
             GatewayRef::Mesh => "mesh".to_owned(),
             GatewayRef::Gateway(key) => key.to_string(),
         });
-        attachments
+        let listeners = attached.places.iter().filter_map(|place| place.listener);
+        let listeners: BTreeSet<_> = listeners.map(|listener| (&listener.owner, &listener.section)).collect();
+        for (owner, section) in listeners {
+            let key = (owner.0, owner.1.clone(), section.clone());
+            *self.attached.entry(key).or_default() += 1;
+        }
+        attached
+    }
+
+    /// Tells what became of a route.
+    pub(super) fn route_status(
+        &mut self,
+        meta: &Meta,
+        generation: i64,
+        attached: Attached<'_>,
+        unresolved: &Unresolved,
+    ) {
+        let controller: Arc<str> = self.controller().into();
+        let parents = attached.outcomes.into_iter().map(|(parent, outcome)| {
+            let resolved = match outcome.mesh {
+                true => unresolved.mesh.as_ref(),
+                false => unresolved.gateway.as_ref(),
+            };
+            ParentStatus {
+                parent,
+                controller: controller.clone(),
+                conditions: vec![
+                    unless(outcome.denied.as_ref(), "Accepted", "Accepted", ""),
+                    unless(resolved, "ResolvedRefs", "ResolvedRefs", ""),
+                ],
+            }
+        });
+        let status = Status {
+            generation,
+            parents: Some(parents.collect()),
+            ..Status::default()
+        };
+        self.out.statuses.insert(meta.origin.clone(), status);
     }
 
     /// Whether requests to that service go through a waypoint of another controller, which then heeds the route.
@@ -184,20 +264,15 @@ impl<'a> Conversion<'a> {
         else {
             return false;
         };
-        let class = Name::new(&gateway.spec.gateway_class_name)
-            .ok()
-            .map(|name| ObjectKey { namespace: None, name });
-        let class = class.and_then(|class| self.world.objects.get(Kind::GatewayClass, &class));
-        match class.map(|object| &**object) {
-            Some(Object::GatewayClass(class)) => {
-                class.spec.controller_name != super::WAYPOINT && self.class(&gateway.spec.gateway_class_name).is_none()
-            }
-            _ => false,
-        }
+        let ours = [Class::Ingress, Class::EastWest, Class::Waypoint];
+        !self
+            .class(&gateway.spec.gateway_class_name)
+            .is_some_and(|class| ours.contains(&class))
+            && self.is_class(&gateway.spec.gateway_class_name)
     }
 
     /// Host of a Service that exists.
-    fn service_host(&self, key: &ObjectKey) -> Option<Hostname> {
+    pub(super) fn service_host(&self, key: &ObjectKey) -> Option<Hostname> {
         let namespace = key.namespace.as_ref()?;
         let host = Hostname::lower(&format!("{}.{namespace}.svc.{}", key.name, self.ctx.domain())).ok()?;
         self.has_service(&host, namespace).then_some(host)
@@ -209,20 +284,24 @@ impl<'a> Conversion<'a> {
         hosts: Vec<Hostname>,
         meta: &Meta,
         (reference, field): (&ParentReference, &str),
-        attachments: &mut Vec<Attachment<'_>>,
+        attached: &mut Attached<'_>,
     ) {
-        if hosts.is_empty() {
-            self.report(meta)
-                .missing(field, format!("there is no {} {key}", reference.kind));
-            return;
-        }
-        attachments.push(Attachment {
-            gateway: GatewayRef::Mesh,
-            listener: None,
-            mesh_hosts: hosts,
-            port: reference.port.and_then(|port| u16::try_from(port).ok()),
-            others: Vec::new(),
+        let denied = hosts.is_empty().then(|| {
+            let message = format!("there is no {} {key}", reference.kind);
+            self.report(meta).missing(field, &message);
+            Fault::new("NoMatchingParent", message)
         });
+        if denied.is_none() {
+            attached.places.push(Attachment {
+                gateway: GatewayRef::Mesh,
+                listener: None,
+                mesh_hosts: hosts,
+                port: reference.port.and_then(|port| u16::try_from(port).ok()),
+                others: Vec::new(),
+            });
+        }
+        let outcome = Outcome { mesh: true, denied };
+        attached.outcomes.insert(parent_ref(reference), outcome);
     }
 
     fn at_listeners<'p>(
@@ -233,7 +312,7 @@ impl<'a> Conversion<'a> {
         kind: Kind,
         (reference, field): (&ParentReference, &str),
         hostnames: &[String],
-        attachments: &mut Vec<Attachment<'p>>,
+        attached: &mut Attached<'p>,
     ) {
         let listeners: Vec<&Parent> = parents.iter().filter(|parent| parent.owner == owner).collect();
         if listeners.is_empty() {
@@ -244,18 +323,18 @@ impl<'a> Conversion<'a> {
             }
             return;
         }
-        let before = attachments.len();
-        let mut reasons = BTreeSet::new();
+        let before = attached.places.len();
+        let mut faults: Vec<Fault> = Vec::new();
         for listener in &listeners {
-            if let Err(reason) = admits(listener, kind, meta, reference, hostnames) {
-                reasons.insert(reason);
+            if let Err(fault) = admits(listener, kind, meta, reference, hostnames) {
+                faults.push(fault);
                 continue;
             }
             let beside = listeners.iter().filter(|other| {
                 other.gateway != listener.gateway && other.port == listener.port && other.protocol == listener.protocol
             });
             let others: BTreeSet<String> = beside.map(|other| other.hostname.clone()).collect();
-            attachments.push(Attachment {
+            attached.places.push(Attachment {
                 gateway: GatewayRef::Gateway(listener.gateway.clone()),
                 listener: Some(listener),
                 mesh_hosts: Vec::new(),
@@ -263,15 +342,40 @@ impl<'a> Conversion<'a> {
                 others: others.into_iter().filter(|other| *other != listener.hostname).collect(),
             });
         }
-        if attachments.len() == before {
-            let reasons: Vec<&str> = reasons.into_iter().collect();
-            let message = format!("no listener of {} takes the route: {}", owner.1, reasons.join("; "));
-            self.report(meta).error(field, message);
-        }
+        let denied = (attached.places.len() == before).then(|| {
+            let reasons: BTreeSet<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+            let reasons = Vec::from_iter(reasons).join("; ");
+            let message = format!("no listener of {} takes the route: {reasons}", owner.1);
+            self.report(meta).error(field, &message);
+            // The listener that came nearest to taking it says why.
+            let nearest = faults
+                .iter()
+                .map(|fault| fault.reason)
+                .max_by_key(|reason| nearness(reason));
+            Fault::new(nearest.unwrap_or(NO_PARENT), message)
+        });
+        let outcome = Outcome { mesh: false, denied };
+        attached.outcomes.insert(parent_ref(reference), outcome);
     }
 
     pub(super) fn report(&mut self, meta: &Meta) -> Report<'_> {
         Report::new(&meta.origin, Vec::new(), self.diags)
+    }
+}
+
+/// There is no such listener.
+const NO_PARENT: &str = "NoMatchingParent";
+/// There is, but for other hosts.
+const NO_HOSTNAME: &str = "NoMatchingListenerHostname";
+/// It is for these hosts, but not for the route.
+const NOT_ALLOWED: &str = "NotAllowedByListeners";
+
+/// How far a route got with a listener that did not take it.
+fn nearness(reason: &str) -> u8 {
+    match reason {
+        NOT_ALLOWED => 2,
+        NO_HOSTNAME => 1,
+        _ => 0,
     }
 }
 
@@ -282,23 +386,23 @@ fn admits(
     meta: &Meta,
     reference: &ParentReference,
     hostnames: &[String],
-) -> Result<(), &'static str> {
-    if reference.port.is_some_and(|port| port != listener.port) {
-        return Err("none has this port");
+) -> Result<(), Fault> {
+    if reference.port.is_some_and(|port| port != 0 && port != listener.port) {
+        return Err(Fault::new(NO_PARENT, "none has this port"));
     }
     if reference
         .section_name
         .as_ref()
         .is_some_and(|section| !section.is_empty() && *section != listener.section)
     {
-        return Err("none has this sectionName");
+        return Err(Fault::new(NO_PARENT, "none has this sectionName"));
     }
     if let Ok(own) = Hostname::lower(&listener.hostname) {
         let fits = hostnames
             .iter()
             .any(|host| Hostname::lower(host).is_ok_and(|host| host.matches(&own)));
         if !hostnames.is_empty() && !fits {
-            return Err("their hosts are others than the route's");
+            return Err(Fault::new(NO_HOSTNAME, "their hosts are others than the route's"));
         }
     }
     if listener
@@ -306,10 +410,13 @@ fn admits(
         .as_ref()
         .is_some_and(|namespaces| !namespaces.contains(&meta.namespace))
     {
-        return Err("allowedRoutes leaves the route's namespace out");
+        return Err(Fault::new(
+            NOT_ALLOWED,
+            "allowedRoutes leaves the route's namespace out",
+        ));
     }
     if !listener.kinds.contains(&kind.name()) {
-        return Err("routes of this kind are not allowed there");
+        return Err(Fault::new(NOT_ALLOWED, "routes of this kind are not allowed there"));
     }
     Ok(())
 }

@@ -8,11 +8,12 @@ use lateen_model::route::{
     Destination, GatewayRef, Headers, HttpMatch, HttpRoute, L4Match, Semantics, TcpRoute, TlsRoute, VirtualService,
     WeightedDestination,
 };
-use lateen_names::{Hostname, Name, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{Hostname, Name, Namespace, ObjectKey};
 
 use super::backends::Referrer;
 use super::listeners::Parent;
-use super::parents::Attachment;
+use super::listeners::statuses::generation;
+use super::parents::{Attached, Attachment, Unresolved};
 use super::{Conversion, http};
 use crate::context::Meta;
 use crate::object::{Kind, Object};
@@ -31,6 +32,13 @@ struct Part {
     routes: Vec<HttpRoute>,
 }
 
+/// A route as the mesh and as gateways have it.
+struct Both<R> {
+    mesh: Vec<R>,
+    gateway: Vec<R>,
+    unresolved: Unresolved,
+}
+
 impl Conversion<'_> {
     /// Lowers all routes.
     pub(super) fn routes(&mut self, parents: &[Parent]) {
@@ -42,11 +50,12 @@ impl Conversion<'_> {
                 continue;
             };
             let spec = &route.spec;
-            let attachments = self.attachments(parents, &meta, Kind::HttpRoute, &spec.parent_refs, &spec.hostnames);
-            let (mesh, gateway) = self.both(&meta, Kind::HttpRoute, &attachments, |this, from| {
+            let attached = self.attachments(parents, &meta, Kind::HttpRoute, &spec.parent_refs, &spec.hostnames);
+            let both = self.both(&meta, Kind::HttpRoute, &attached, |this, from| {
                 this.http_routes(from, spec)
             });
-            self.http_parts(&meta, &attachments, &spec.hostnames, mesh, gateway, &mut parts);
+            self.http_parts(&meta, &attached.places, &spec.hostnames, &both, &mut parts);
+            self.route_status(&meta, generation(&route.metadata), attached, &both.unresolved);
         }
         for (_, object) in objects.of(Kind::GrpcRoute) {
             let Object::GrpcRoute(route) = object else { continue };
@@ -54,11 +63,12 @@ impl Conversion<'_> {
                 continue;
             };
             let spec = &route.spec;
-            let attachments = self.attachments(parents, &meta, Kind::GrpcRoute, &spec.parent_refs, &spec.hostnames);
-            let (mesh, gateway) = self.both(&meta, Kind::GrpcRoute, &attachments, |this, from| {
+            let attached = self.attachments(parents, &meta, Kind::GrpcRoute, &spec.parent_refs, &spec.hostnames);
+            let both = self.both(&meta, Kind::GrpcRoute, &attached, |this, from| {
                 this.grpc_routes(from, spec)
             });
-            self.http_parts(&meta, &attachments, &spec.hostnames, mesh, gateway, &mut parts);
+            self.http_parts(&meta, &attached.places, &spec.hostnames, &both, &mut parts);
+            self.route_status(&meta, generation(&route.metadata), attached, &both.unresolved);
         }
         for (key, parts) in parts {
             self.merge(&key, parts);
@@ -73,25 +83,38 @@ impl Conversion<'_> {
                 self.tcp_route(parents, route);
             }
         }
+        for (_, object) in objects.of(Kind::UdpRoute) {
+            if let Object::UdpRoute(route) = object {
+                self.udp_route(parents, route);
+            }
+        }
     }
 
-    /// Lowers a route for the mesh and for gateways, as far as it is attached there: the rules for references differ.
+    /// Lowers a route for the mesh and for gateways, as far as it names such parents: the rules for references differ.
     fn both<R>(
         &mut self,
         meta: &Meta,
         kind: Kind,
-        attachments: &[Attachment<'_>],
+        attached: &Attached<'_>,
         mut lower: impl FnMut(&mut Self, Referrer<'_>) -> Vec<R>,
-    ) -> (Vec<R>, Vec<R>) {
+    ) -> Both<R> {
         let mut side = |at_gateway: bool| {
-            let needed = attachments.iter().any(|attachment| attachment.is_mesh() != at_gateway);
-            if needed {
-                lower(self, Referrer { meta, kind, at_gateway })
-            } else {
-                Vec::new()
+            if !attached.concerns(at_gateway) {
+                return (Vec::new(), None);
             }
+            self.unresolved = None;
+            let routes = lower(self, Referrer { meta, kind, at_gateway });
+            (routes, self.unresolved.take())
         };
-        (side(false), side(true))
+        let ((mesh, of_mesh), (gateway, of_gateway)) = (side(false), side(true));
+        Both {
+            mesh,
+            gateway,
+            unresolved: Unresolved {
+                mesh: of_mesh,
+                gateway: of_gateway,
+            },
+        }
     }
 
     fn http_parts(
@@ -99,17 +122,16 @@ impl Conversion<'_> {
         meta: &Meta,
         attachments: &[Attachment<'_>],
         hostnames: &[String],
-        mesh: Vec<HttpRoute>,
-        gateway: Vec<HttpRoute>,
+        both: &Both<HttpRoute>,
         parts: &mut BTreeMap<String, Vec<Part>>,
     ) {
         let own_hosts = self.hosts(meta, hostnames);
         let mut count = 0;
         for attachment in attachments {
             let (routes, hosts) = if attachment.is_mesh() {
-                (&mesh, &attachment.mesh_hosts)
+                (&both.mesh, &attachment.mesh_hosts)
             } else {
-                (&gateway, &own_hosts)
+                (&both.gateway, &own_hosts)
             };
             if routes.is_empty() {
                 continue;
@@ -192,10 +214,7 @@ impl Conversion<'_> {
             name,
         };
         Some(VirtualService {
-            origin: ObjectRef {
-                kind: "VirtualService".into(),
-                key,
-            },
+            origin: Kind::VirtualService.reference(key),
             export_to: self
                 .ctx
                 .export_to::<&str>(&[], &namespace, &self.ctx.mesh.default_virtual_service_export_to),
@@ -251,18 +270,18 @@ impl Conversion<'_> {
         let Ok(meta) = self.ctx.meta(Kind::TcpRoute, &route.metadata) else {
             return;
         };
-        let attachments = self.attachments(parents, &meta, Kind::TcpRoute, &route.spec.parent_refs, &[]);
+        let attached = self.attachments(parents, &meta, Kind::TcpRoute, &route.spec.parent_refs, &[]);
         let rules = &route.spec.rules;
-        let (mesh, gateway) = self.both(&meta, Kind::TcpRoute, &attachments, |this, from| {
+        let both = self.both(&meta, Kind::TcpRoute, &attached, |this, from| {
             this.l4_destinations(from, rules)
         });
         let any = self.hosts(&meta, &[]);
         let mut count = 0;
-        for attachment in &attachments {
+        for attachment in &attached.places {
             let (routes, hosts) = if attachment.is_mesh() {
-                (&mesh, &attachment.mesh_hosts)
+                (&both.mesh, &attachment.mesh_hosts)
             } else {
-                (&gateway, &any)
+                (&both.gateway, &any)
             };
             let port = attachment.port.map(|port| L4Match {
                 port: Some(port),
@@ -280,6 +299,17 @@ impl Conversion<'_> {
                 self.add(&name, &meta, host, attachment, |made| VirtualService { tcp, ..made });
             }
         }
+        self.route_status(&meta, generation(&route.metadata), attached, &both.unresolved);
+    }
+
+    /// Datagrams are not proxied: nothing takes such a route, and that is told.
+    fn udp_route(&mut self, parents: &[Parent], route: &api::UdpRoute) {
+        let Ok(meta) = self.ctx.meta(Kind::UdpRoute, &route.metadata) else {
+            return;
+        };
+        let mut attached = self.attachments(parents, &meta, Kind::UdpRoute, &route.spec.parent_refs, &[]);
+        attached.deny("UDPRoutes are not supported");
+        self.route_status(&meta, generation(&route.metadata), attached, &Unresolved::default());
     }
 
     fn tls_route(&mut self, parents: &[Parent], route: &api::TlsRoute) {
@@ -287,15 +317,19 @@ impl Conversion<'_> {
             return;
         };
         let hostnames = &route.spec.hostnames;
-        let attachments = self.attachments(parents, &meta, Kind::TlsRoute, &route.spec.parent_refs, hostnames);
+        let attached = self.attachments(parents, &meta, Kind::TlsRoute, &route.spec.parent_refs, hostnames);
         let rules = &route.spec.rules;
-        let (mesh, gateway) = self.both(&meta, Kind::TlsRoute, &attachments, |this, from| {
+        let both = self.both(&meta, Kind::TlsRoute, &attached, |this, from| {
             this.l4_destinations(from, rules)
         });
         let own_hosts = self.hosts(&meta, hostnames);
         let mut count = 0;
-        for attachment in &attachments {
-            let routes = if attachment.is_mesh() { &mesh } else { &gateway };
+        for attachment in &attached.places {
+            let routes = if attachment.is_mesh() {
+                &both.mesh
+            } else {
+                &both.gateway
+            };
             let listener = attachment
                 .listener
                 .and_then(|listener| Hostname::lower(&listener.hostname).ok());
@@ -332,6 +366,7 @@ impl Conversion<'_> {
                 self.add(&name, &meta, host, attachment, |made| VirtualService { tls, ..made });
             }
         }
+        self.route_status(&meta, generation(&route.metadata), attached, &both.unresolved);
     }
 
     fn add(

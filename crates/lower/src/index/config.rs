@@ -9,10 +9,11 @@ use lateen_model::route::VirtualService;
 use lateen_model::secret::Credential;
 use lateen_model::sidecar::Sidecar;
 use lateen_model::{Diagnostic, Shared, Snapshot, Table};
-use lateen_names::{ClusterId, ObjectKey};
+use lateen_names::ObjectKey;
 
 use crate::context::{Context, Meta};
 use crate::kube::registry::{Env, Registry};
+use crate::mesh::Settings;
 use crate::object::{Kind, Object, Objects};
 use crate::{gateway_api, istio};
 
@@ -24,7 +25,9 @@ pub(super) struct Config {
     diagnostics: BTreeMap<(Kind, ObjectKey), Vec<Diagnostic>>,
     gateway_api_diagnostics: Vec<Diagnostic>,
     /// What Gateway API and Ingress became last.
-    generated: gateway_api::Lowered,
+    pub generated: gateway_api::Lowered,
+    /// Whether that is since the index looked.
+    pub gateway_api_relowered: bool,
 
     pub virtual_services: Table<ObjectKey, VirtualService>,
     pub destination_rules: Table<ObjectKey, DestinationRule>,
@@ -35,6 +38,14 @@ pub(super) struct Config {
     pub authorization_policies: Table<ObjectKey, AuthorizationPolicy>,
     pub telemetries: Table<ObjectKey, Telemetry>,
     pub envoy_filters: Table<ObjectKey, EnvoyFilter>,
+}
+
+/// What the objects are lowered beside.
+pub(super) struct Around<'a> {
+    pub registry: &'a Registry,
+    pub credentials: &'a Table<ObjectKey, Credential>,
+    pub parameters: &'a BTreeMap<ObjectKey, gateway_api::Parameters>,
+    pub settings: &'a Settings,
 }
 
 impl Config {
@@ -81,15 +92,8 @@ impl Config {
     }
 
     /// Lowers what is marked.
-    pub(super) fn refresh(
-        &mut self,
-        objects: &Objects,
-        registry: &Registry,
-        credentials: &Table<ObjectKey, Credential>,
-        env: &Env<'_>,
-        context: Context<'_>,
-        local: &ClusterId,
-    ) {
+    pub(super) fn refresh(&mut self, objects: &Objects, around: &Around<'_>, env: &Env<'_>, context: Context<'_>) {
+        let (registry, local) = (around.registry, &around.settings.cluster);
         for (kind, key) in std::mem::take(&mut self.dirty) {
             let selected = key
                 .namespace
@@ -123,7 +127,7 @@ impl Config {
                     &selected
                 }
             };
-            self.refresh_gateway_api(objects, registry, credentials, context);
+            self.refresh_gateway_api(objects, around, context);
         }
     }
 
@@ -170,19 +174,14 @@ impl Config {
         }
     }
 
-    fn refresh_gateway_api(
-        &mut self,
-        objects: &Objects,
-        registry: &Registry,
-        credentials: &Table<ObjectKey, Credential>,
-        context: Context<'_>,
-    ) {
-        let (namespaces, services) = (&registry.namespaces, &registry.services);
+    fn refresh_gateway_api(&mut self, objects: &Objects, around: &Around<'_>, context: Context<'_>) {
         let world = gateway_api::World {
             objects,
-            namespaces,
-            services,
-            credentials,
+            namespaces: &around.registry.namespaces,
+            services: &around.registry.services,
+            credentials: around.credentials,
+            parameters: around.parameters,
+            system_namespace: &around.settings.system_namespace,
         };
         self.gateway_api_diagnostics.clear();
         let new = gateway_api::lower(&world, &context, &mut self.gateway_api_diagnostics);
@@ -195,6 +194,7 @@ impl Config {
             &new.destination_rules,
         );
         self.generated = new;
+        self.gateway_api_relowered = true;
     }
 }
 

@@ -9,11 +9,12 @@ use lateen_api::networking::service_entry::{Location, Resolution as ApiResolutio
 use lateen_model::mesh::Mesh;
 use lateen_model::service::{Port, Registry, Resolution, TrafficDistribution};
 use lateen_model::{self as model, Diagnostic, ExportTo, Labels, Selector, ServiceKey, Severity};
-use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use super::protocol;
 use super::service::traffic_distribution;
 use super::workload::WorkloadFacts;
+use crate::Kind;
 use crate::context::{Context, created, diagnostic, export_to, labels};
 
 /// What matters of a ServiceEntry.
@@ -51,10 +52,7 @@ pub(crate) struct EntryPort {
 impl EntryFacts {
     pub(crate) fn new(entry: &ServiceEntry, key: &ObjectKey) -> Option<Self> {
         let namespace = key.namespace.clone()?;
-        let origin = ObjectRef {
-            kind: "ServiceEntry".into(),
-            key: key.clone(),
-        };
+        let origin = Kind::ServiceEntry.reference(key.clone());
         let spec = &entry.spec;
         let mut diagnostics = Vec::new();
         let mut error = |field: String, message: String| {
@@ -183,10 +181,7 @@ impl EntryFacts {
                 .is_some_and(|v| v.eq_ignore_ascii_case("false"));
         let passthrough = self.resolution == Resolution::Passthrough;
         model::Service {
-            origin: ObjectRef {
-                kind: "ServiceEntry".into(),
-                key: self.key.clone(),
-            },
+            origin: Kind::ServiceEntry.reference(self.key.clone()),
             host: key.host.clone(),
             namespace: self.namespace.clone(),
             name: self.key.name.as_str().into(),
@@ -229,6 +224,7 @@ impl EntryFacts {
             node_local: false,
             publish_not_ready: false,
             external_addresses: BTreeMap::new(),
+            awaits_address: false,
             client_ip_affinity: false,
             waypoint: self.labels.get("istio.io/use-waypoint").cloned(),
         }

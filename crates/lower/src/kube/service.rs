@@ -9,9 +9,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lateen_model::mesh::Mesh;
 use lateen_model::service::{Port, Protocol, Registry, Resolution, TrafficDistribution};
 use lateen_model::{self as model, ExportTo, Labels, Selector, ServiceKey};
-use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey, ObjectRef};
+use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use super::protocol;
+use crate::Kind;
 use crate::context::{Context, created, export_to, labels};
 
 /// What matters of a Service.
@@ -35,6 +36,8 @@ pub(crate) struct ServiceFacts {
     pub publish_not_ready: bool,
     pub client_ip_affinity: bool,
     pub external_addresses: Vec<Arc<str>>,
+    /// Whether its type is `LoadBalancer`.
+    pub load_balancer: bool,
     /// Full identities, by annotation.
     pub canonical_accounts: Vec<Arc<str>>,
     /// Names of service accounts in the service's namespace, by annotation.
@@ -124,6 +127,7 @@ impl ServiceFacts {
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
             client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
             external_addresses,
+            load_balancer: kind == "LoadBalancer",
             canonical_accounts: list("alpha.istio.io/canonical-serviceaccounts"),
             kubernetes_accounts: list("alpha.istio.io/kubernetes-serviceaccounts"),
             node_selector: node_selector
@@ -173,10 +177,7 @@ impl ServiceFacts {
             ))
         });
         model::Service {
-            origin: ObjectRef {
-                kind: "Service".into(),
-                key: self.key.clone(),
-            },
+            origin: Kind::Service.reference(self.key.clone()),
             host: key.host,
             namespace: self.namespace.clone(),
             name: self.key.name.as_str().into(),
@@ -207,6 +208,7 @@ impl ServiceFacts {
             },
             passthrough_ports: BTreeMap::new(),
             dns_first_connect: false,
+            awaits_address: self.load_balancer,
             client_ip_affinity: self.client_ip_affinity,
             waypoint: self.waypoint.clone(),
         }

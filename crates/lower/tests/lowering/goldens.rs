@@ -5,28 +5,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lateen_lower::{Object, Settings};
+use lateen_model::destination::TrafficPolicy;
 use lateen_model::gateway::Server;
 use lateen_model::route::*;
-use lateen_names::ObjectKey;
+use lateen_names::{Hostname, ObjectKey};
 use serde_json::{Value, json};
 
 use crate::world::{object, objects, reference, snapshot_with};
 
 /// Cases about what Lateen does not do yet: InferencePools and XBackends.
 const ELSEWHERE: [&str; 2] = ["http", "xbackend"];
+/// Cases in which Istio merges BackendTLSPolicies with the experimental XBackendTrafficPolicy into one rule.
+const MIXED: [&str; 1] = ["mix-backend-policy"];
 
-fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+pub(crate) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Services, Secrets and ConfigMaps that stand only in the table of Istio's test.
-fn fixtures(cases: &Value) -> Vec<Object> {
+pub(crate) fn fixtures(cases: &Value) -> Vec<Object> {
     let mut made = Vec::new();
     for service in cases["services"].as_array().unwrap() {
         let Some(host) = service["hostname"].as_str() else {
             continue;
         };
-        let ports: Vec<Value> = (["http/80", "tcp/34000", "tcp-other/34001"].iter())
+        let gateway = host.starts_with("istio-ingressgateway.");
+        let names = ["http/80", "tcp/34000", "tcp-other/34001"].into_iter();
+        let ports: Vec<Value> = names
+            .chain(gateway.then_some("https/443"))
             .map(|port| port.split_once('/').unwrap())
             .map(|(name, port)| json!({"name": name, "port": port.parse::<u32>().unwrap(), "protocol": "TCP", "number": port.parse::<u32>().unwrap()}))
             .collect();
@@ -35,11 +41,15 @@ fn fixtures(cases: &Value) -> Vec<Object> {
             .strip_suffix(".svc.domain.suffix")
             .and_then(|name| name.split_once('.'))
         {
-            Some((name, namespace)) => json!({
-                "apiVersion": "v1", "kind": "Service",
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {"clusterIP": "10.0.0.1", "ports": ports},
-            }),
+            Some((name, namespace)) => {
+                made.extend(object(endpoints(name, namespace, &ports)).unwrap());
+                let external = if gateway { json!(["1.2.3.4"]) } else { json!([]) };
+                json!({
+                    "apiVersion": "v1", "kind": "Service",
+                    "metadata": {"name": name, "namespace": namespace},
+                    "spec": {"clusterIP": "10.0.0.1", "ports": ports, "externalIPs": external},
+                })
+            }
             None => json!({
                 "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
                 "metadata": {"name": format!("fixture-{}", host.replace(['.', '*'], "-")), "namespace": namespace},
@@ -72,6 +82,21 @@ fn fixtures(cases: &Value) -> Vec<Object> {
     made
 }
 
+/// One endpoint for each port of a service; the first port leads to 8080 there.
+fn endpoints(name: &str, namespace: &str, ports: &[Value]) -> Value {
+    let ports = ports.iter().enumerate().map(|(at, port)| {
+        let target = if at == 0 { json!(8080) } else { port["port"].clone() };
+        json!({"name": port["name"], "port": target, "protocol": "TCP"})
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": ports.collect::<Vec<_>>(),
+        "endpoints": [{"addresses": ["10.1.0.1"], "conditions": {"ready": true}}],
+    })
+}
+
 fn base64(bytes: &[u8]) -> String {
     const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let encode = |chunk: &[u8]| {
@@ -92,7 +117,7 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).flat_map(encode).collect()
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         domain: "domain.suffix".to_owned(),
         ..Settings::new("").unwrap()
@@ -163,6 +188,21 @@ fn gateways(snapshot: &lateen_model::Snapshot) -> BTreeMap<ObjectKey, Vec<Server
         .collect()
 }
 
+/// Rules that are made of BackendTLSPolicies alone.
+fn is_of_tls_policies(rule: &Object) -> bool {
+    let annotations = rule.metadata().annotations.as_ref();
+    let made_of = annotations.and_then(|all| all.get("internal.istio.io/parents"));
+    made_of.is_some_and(|parents| parents.split(',').all(|parent| parent.starts_with("BackendTLSPolicy/")))
+}
+
+fn rules(snapshot: &lateen_model::Snapshot) -> BTreeMap<ObjectKey, (Hostname, TrafficPolicy)> {
+    snapshot
+        .destination_rules
+        .iter()
+        .map(|(key, rule)| (key.clone(), (rule.host.clone(), rule.policy.clone())))
+        .collect()
+}
+
 fn differences<V: PartialEq + std::fmt::Debug>(
     ours: &BTreeMap<ObjectKey, V>,
     theirs: &BTreeMap<ObjectKey, V>,
@@ -174,9 +214,9 @@ fn differences<V: PartialEq + std::fmt::Debug>(
         .collect()
 }
 
-fn compare(folder: &Path, case: &str, fixtures: &[Object]) -> Vec<String> {
+/// The objects of a case, with what stands only in the table of Istio's test.
+pub(crate) fn case_objects(folder: &Path, case: &str, fixtures: &[Object]) -> Vec<Object> {
     let input = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
-    let golden = std::fs::read_to_string(folder.join(format!("{case}.yaml.golden"))).unwrap();
     let given = objects(&input);
     // Every namespace that is used is there, with a label made of its name.
     let namespaces: BTreeSet<String> = given
@@ -190,14 +230,24 @@ fn compare(folder: &Path, case: &str, fixtures: &[Object]) -> Vec<String> {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
         all.extend(object(document).unwrap());
     }
-    let ours = snapshot_with(settings(), all);
+    all
+}
+
+fn compare(folder: &Path, case: &str, fixtures: &[Object]) -> Vec<String> {
+    let golden = std::fs::read_to_string(folder.join(format!("{case}.yaml.golden"))).unwrap();
+    let ours = snapshot_with(settings(), case_objects(folder, case, fixtures));
     // Istio's result has kinds of its own; what was among the input is not a result.
-    let made = objects(&golden)
-        .into_iter()
-        .filter(|object| matches!(object, Object::VirtualService(_) | Object::Gateway(_)));
+    let made = objects(&golden).into_iter().filter(|object| match object {
+        Object::VirtualService(_) | Object::Gateway(_) => true,
+        Object::DestinationRule(_) => is_of_tls_policies(object),
+        _ => false,
+    });
     let theirs = snapshot_with(settings(), made.collect());
     let mut found = differences(&services(&ours), &services(&theirs));
     found.extend(differences(&gateways(&ours), &gateways(&theirs)));
+    if !MIXED.contains(&case) {
+        found.extend(differences(&rules(&ours), &rules(&theirs)));
+    }
     found
 }
 

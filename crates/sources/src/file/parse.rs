@@ -138,10 +138,7 @@ impl Reader<'_> {
             );
         }
         if Admission::judges(kind) {
-            let reference = ObjectRef {
-                kind: kind.name().into(),
-                key: key.clone(),
-            };
+            let reference = kind.reference(key.clone());
             self.parsed.verdicts.push(verdict(api_version, reference, &findings));
         }
         self.parsed

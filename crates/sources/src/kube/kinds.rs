@@ -106,20 +106,9 @@ fn custom(kind: Kind) -> Watched {
 /// Kinds of Gateway API, with the versions that one type reads.
 fn gateway(kind: Kind) -> (&'static str, &'static [&'static str]) {
     debug_assert_eq!(kind.group(), gateway_api::GROUP);
-    match kind {
-        Kind::GatewayClass => ("gatewayclasses", &["v1", "v1beta1"]),
-        Kind::K8sGateway => ("gateways", &["v1", "v1beta1"]),
-        Kind::ListenerSet => ("listenersets", &["v1"]),
-        Kind::HttpRoute => ("httproutes", &["v1", "v1beta1"]),
-        Kind::GrpcRoute => ("grpcroutes", &["v1", "v1alpha2"]),
-        Kind::TcpRoute => ("tcproutes", &["v1", "v1alpha2"]),
-        Kind::TlsRoute => ("tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
-        Kind::UdpRoute => ("udproutes", &["v1", "v1alpha2"]),
-        Kind::ReferenceGrant => ("referencegrants", &["v1", "v1beta1"]),
-        Kind::BackendTlsPolicy => ("backendtlspolicies", &["v1", "v1alpha3"]),
-        // A kind that is missing here is never served; a test sees to it that none is.
-        _ => ("", &[]),
-    }
+    let served = gateway_api::KINDS.iter().find(|served| served.kind == kind.name());
+    // A kind that is missing there is never served; a test sees to it that none is.
+    served.map_or(("", &[]), |served| (served.plural, served.versions))
 }
 
 /// What one must be allowed in the whole cluster: a rule of a ClusterRole.

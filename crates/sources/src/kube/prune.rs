@@ -4,6 +4,7 @@
 //! annotation is no change then, and causes no work downstream.
 
 use lateen_lower::Kind;
+use lateen_lower::gateway_api::OVERLAYS;
 use lateen_names::ObjectKey;
 use serde_json::{Map, Value};
 
@@ -78,10 +79,10 @@ impl Pruner {
                     retain(endpoint.get_mut("targetRef"), &["kind", "namespace", "name"]);
                 }
             }
-            Kind::Secret => return key_material(object),
+            Kind::Secret => return data(object, &[KEY_MATERIAL]),
             Kind::ConfigMap => {
                 object.remove("binaryData");
-                return self.settings.contains(key) || key_material(object);
+                return self.settings.contains(key) || data(object, &[KEY_MATERIAL, OVERLAYS]);
             }
             // Their status says something about the world; that of all others is what a controller thinks of them.
             Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry => {}
@@ -133,9 +134,9 @@ fn pod(object: &mut Map<String, Value>) {
     }
 }
 
-/// Leaves the entries that may be certificates, keys or authorities; false where there are none.
-fn key_material(object: &mut Map<String, Value>) -> bool {
-    retain(object.get_mut("data"), KEY_MATERIAL);
+/// Leaves the entries with these names; false where there are none.
+fn data(object: &mut Map<String, Value>, names: &[&[&str]]) -> bool {
+    retain(object.get_mut("data"), &names.concat());
     object
         .get("data")
         .and_then(Value::as_object)
@@ -235,6 +236,12 @@ mod tests {
         assert_eq!(secret.unwrap()["data"], json!({"tls.crt": "c", "tls.key": "k"}));
         assert!(prune(Kind::ConfigMap, "m", json!({"data": {"a": "x"}})).is_none());
         assert!(prune(Kind::ConfigMap, "m", json!({})).is_none());
+        let overlay = prune(
+            Kind::ConfigMap,
+            "m",
+            json!({"data": {"a": "x", "deployment": "spec: {}"}}),
+        );
+        assert_eq!(overlay.unwrap()["data"], json!({"deployment": "spec: {}"}));
         let mesh = prune(Kind::ConfigMap, "istio", json!({"data": {"mesh": "x"}}));
         assert_eq!(mesh.unwrap()["data"]["mesh"], "x");
     }

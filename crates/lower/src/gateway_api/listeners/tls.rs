@@ -10,6 +10,7 @@ use lateen_names::{Name, Namespace, ObjectKey};
 
 use crate::gateway_api::World;
 use crate::gateway_api::grants::{Grants, core};
+use crate::gateway_api::status::Fault;
 use crate::istio::gateway::valid_cipher_suites;
 use crate::istio::report::Report;
 use crate::object::Kind;
@@ -18,6 +19,18 @@ use crate::object::Kind;
 const OWN_CERTIFICATE: &str = "builtin://";
 /// What is put behind the name of a resource that holds authorities only.
 const AUTHORITIES: &str = "-cacert";
+
+/// A certificate is not there or not usable.
+const INVALID_CERTIFICATE: &str = "InvalidCertificateRef";
+/// Authorities are not there or not usable.
+const INVALID_AUTHORITIES: &str = "InvalidCACertificateRef";
+/// A ReferenceGrant is missing.
+const NOT_PERMITTED: &str = "RefNotPermitted";
+
+/// Whether the fault takes the certificates that a listener must have (`NoValidCACertificate`), by Istio's reckoning.
+pub(super) fn leaves_no_authority(fault: &Fault) -> bool {
+    [INVALID_AUTHORITIES, "InvalidCACertificateKind", NOT_PERMITTED].contains(&fault.reason)
+}
 
 /// What a listener's TLS is lowered from.
 pub(super) struct Source<'a> {
@@ -30,13 +43,13 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// TLS; `Err` where it was asked for, but cannot be had.
+    /// TLS; `Err` where it was asked for, but cannot be had: a listener without it must not answer at all.
     pub(super) fn lower(
         &self,
         listener: &Listener,
         field: &str,
         report: &mut Report<'_>,
-    ) -> Result<Option<ServerTls>, ()> {
+    ) -> Result<Option<ServerTls>, Fault> {
         let Some(tls) = &listener.tls else { return Ok(None) };
         let mut out = ServerTls::default();
         if tls.mode == ListenerTlsMode::Passthrough {
@@ -87,39 +100,72 @@ impl Source<'_> {
     }
 
     /// Names of the certificates' resources; those that cannot be used are left out as long as one remains.
-    fn certificates(&self, tls: &api::ListenerTls, field: &str, report: &mut Report<'_>) -> Result<Vec<Arc<str>>, ()> {
+    fn certificates(
+        &self,
+        tls: &api::ListenerTls,
+        field: &str,
+        report: &mut Report<'_>,
+    ) -> Result<Vec<Arc<str>>, Fault> {
         if tls.certificate_refs.len() > 2 {
-            report.error(field, "at most two certificates are supported");
-            return Err(());
+            let message = "at most two certificates are supported";
+            report.error(field, message);
+            return Err(Fault::new(INVALID_CERTIFICATE, message));
         }
-        let mut names = Vec::new();
+        let (mut names, mut first) = (Vec::new(), None);
         for (at, reference) in tls.certificate_refs.iter().enumerate() {
             let field = format!("{field}[{at}]");
             let namespace = reference.namespace.as_deref().unwrap_or(self.namespace.as_str());
-            if !core(&reference.group).is_empty() || reference.kind != "Secret" {
-                report.error(
-                    &field,
-                    format!(
-                        "{}/{} holds no certificates; refer to a Secret",
-                        reference.group, reference.kind
-                    ),
-                );
-            } else if !self.granted("Secret", namespace, &reference.name) {
-                report.error(
-                    &field,
-                    format!("Secret {namespace}/{} needs a ReferenceGrant there", reference.name),
-                );
-            } else if let Err(reason) = self.usable(namespace, &reference.name) {
-                report.missing(&field, reason);
-            } else {
-                names.push(format!("kubernetes-gateway://{namespace}/{}", reference.name).into());
+            match self.certificate(reference, namespace) {
+                Ok(name) => names.push(name),
+                Err((fault, missing)) => {
+                    match missing {
+                        true => report.missing(&field, &fault.message),
+                        false => report.error(&field, &fault.message),
+                    }
+                    first.get_or_insert(fault);
+                }
             }
         }
-        if names.is_empty() && !tls.certificate_refs.is_empty() {
-            Err(())
-        } else {
-            Ok(names)
+        match first {
+            Some(fault) if names.is_empty() => Err(fault),
+            _ => Ok(names),
         }
+    }
+
+    /// Name of a certificate's resource; else what is wrong, and whether it is that something is not there.
+    fn certificate(&self, reference: &api::SecretObjectReference, namespace: &str) -> Result<Arc<str>, (Fault, bool)> {
+        if !core(&reference.group).is_empty() || reference.kind != "Secret" {
+            let message = format!(
+                "{}/{} holds no certificates; refer to a Secret",
+                reference.group, reference.kind
+            );
+            return Err((Fault::new(INVALID_CERTIFICATE, message), false));
+        }
+        if !self.granted("Secret", namespace, &reference.name) {
+            let message = format!("Secret {namespace}/{} needs a ReferenceGrant there", reference.name);
+            return Err((Fault::new(NOT_PERMITTED, message), false));
+        }
+        match self.usable(namespace, &reference.name) {
+            Ok(()) => Ok(format!("kubernetes-gateway://{namespace}/{}", reference.name).into()),
+            Err(message) => Err((Fault::new(INVALID_CERTIFICATE, message), true)),
+        }
+    }
+
+    /// The certificate that the gateway shall show to back ends: whether it can.
+    pub(super) fn client_certificate(&self, report: &mut Report<'_>) -> Option<Fault> {
+        let backend = self.gateway.spec.tls.as_ref()?.backend.as_ref()?;
+        let reference = backend.client_certificate_ref.as_ref()?;
+        let namespace = reference.namespace.as_deref().unwrap_or(self.namespace.as_str());
+        let (fault, missing) = self.certificate(reference, namespace).err()?;
+        let field = "spec.tls.backend.clientCertificateRef";
+        match missing {
+            true => report.missing(field, &fault.message),
+            false => report.error(field, &fault.message),
+        }
+        Some(match fault.reason {
+            INVALID_CERTIFICATE => Fault::new("InvalidClientCertificateRef", fault.message),
+            _ => fault,
+        })
     }
 
     fn granted(&self, kind: &str, namespace: &str, name: &str) -> bool {
@@ -162,7 +208,7 @@ impl Source<'_> {
         mode: Option<&str>,
         out: &mut ServerTls,
         report: &mut Report<'_>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Fault> {
         let Some(frontend) = self.gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else {
             return Ok(());
         };
@@ -179,8 +225,9 @@ impl Source<'_> {
             [] => return Ok(()),
             [only] => only,
             _ => {
-                report.error(field, "only one caCertificateRef is supported");
-                return Err(());
+                let message = "only one caCertificateRef is supported";
+                report.error(field, message);
+                return Err(Fault::new(INVALID_AUTHORITIES, message));
             }
         };
         let namespace = reference.namespace.as_deref().unwrap_or(self.namespace.as_str());
@@ -188,22 +235,18 @@ impl Source<'_> {
             ("", "Secret") => (Kind::Secret, "kubernetes-gateway"),
             ("", "ConfigMap") => (Kind::ConfigMap, "configmap"),
             _ => {
-                report.error(
-                    field,
-                    format!(
-                        "{}/{} holds no authorities; refer to a Secret or ConfigMap",
-                        reference.group, reference.kind
-                    ),
+                let message = format!(
+                    "{}/{} holds no authorities; refer to a Secret or ConfigMap",
+                    reference.group, reference.kind
                 );
-                return Err(());
+                report.error(field, &message);
+                return Err(Fault::new("InvalidCACertificateKind", message));
             }
         };
         if !self.granted(kind.name(), namespace, &reference.name) {
-            report.error(
-                field,
-                format!("{kind} {namespace}/{} needs a ReferenceGrant there", reference.name),
-            );
-            return Err(());
+            let message = format!("{kind} {namespace}/{} needs a ReferenceGrant there", reference.name);
+            report.error(field, &message);
+            return Err(Fault::new(NOT_PERMITTED, message));
         }
         let name = match kind {
             Kind::ConfigMap => format!("configmap:{}", reference.name),
@@ -218,8 +261,8 @@ impl Source<'_> {
                 "there is no {kind} {namespace}/{} with PEM authorities in ca.crt",
                 reference.name
             );
-            report.missing(field, message);
-            return Err(());
+            report.missing(field, &message);
+            return Err(Fault::new(INVALID_AUTHORITIES, message));
         }
         let insecure = validation.mode == FrontendValidationMode::AllowInsecureFallback;
         out.mode = if insecure {
