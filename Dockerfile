@@ -25,7 +25,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
     && groupadd -g 10001 app && useradd -u 10001 -g 10001 -M -d / -s /usr/sbin/nologin app
 
 FROM base AS lateend
-RUN install -d -o 1337 -g 1337 -m 0750 /var/lib/lateen
+RUN install -d -o 1337 -g 1337 -m 0750 /var/lib/lateen && ln -s lateend /usr/local/bin/pilot-discovery
 COPY --from=programs /programs/lateend /usr/local/bin/lateend
 USER 1337:1337
 ENTRYPOINT ["/usr/local/bin/lateend"]

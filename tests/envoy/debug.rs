@@ -76,7 +76,7 @@ async fn debug_endpoints_in_istiods_shapes() -> Result<()> {
         furnished(scene, "on").await?;
         let row = scene.row("the gateway is in sync", synced).await?;
         for (field, expected) in [
-            ("proxy", PROXY),
+            ("proxy", "gateway.edge"),
             ("proxy_type", "router"),
             ("cluster_id", "Kubernetes"),
             ("istio_version", "1.32.0"),

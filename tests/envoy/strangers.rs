@@ -297,7 +297,7 @@ impl<'a> Town<'a> {
             })
             .collect::<Result<_>>()?;
         let node = |config: &ClientConfig| config.node.as_ref().map(|node| node.id.clone()).unwrap_or_default();
-        let gateway = configs.iter().find(|config| node(config).contains("~gateway.edge~"));
+        let gateway = configs.iter().find(|config| node(config) == "gateway.edge");
         let gateway = gateway.with_context(|| format!("{configs:#?}"))?;
         let status = |end: &str| {
             let mut all = gateway.generic_xds_configs.iter();

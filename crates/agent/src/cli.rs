@@ -231,6 +231,9 @@ pub(crate) struct RequestArgs {
     pub(crate) method: String,
     /// Path, with or without the leading slash, and query
     pub(crate) path: String,
+    /// What is sent with it
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) body: String,
     /// Port of the admin interface
     #[arg(long = "debug-port", env = "LATEEN_ADMIN_PORT", default_value_t = 15000)]
     pub(crate) debug_port: u16,
@@ -256,7 +259,8 @@ pub(crate) fn init_logging(logging: &Logging) -> anyhow::Result<()> {
     } else {
         Format::Text
     };
-    Ok(init(format, &filter(&logging.log_output_level))?)
+    init(format, &filter(&logging.log_output_level))?;
+    Ok(())
 }
 
 /// Istio's scope levels as directives of tracing.

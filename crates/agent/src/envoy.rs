@@ -87,7 +87,7 @@ impl Controls {
         let inbound = if self.0.inbound_only { "inboundonly&" } else { "" };
         let skip = if skip_exit { "&skip_exit" } else { "" };
         let path = format!("/drain_listeners?{inbound}graceful{skip}");
-        let (status, body) = http_client::short(self.0.admin, Method::POST, &path, ADMIN_TIMEOUT, 64 << 10).await?;
+        let (status, body) = http_client::short(self.0.admin, Method::POST, &path, "", ADMIN_TIMEOUT, 64 << 10).await?;
         if !status.is_success() {
             bail!("Envoy does not drain: {status}: {}", body.trim());
         }

@@ -153,10 +153,10 @@ pub(crate) async fn get(
     timeout: Duration,
     limit: usize,
 ) -> anyhow::Result<(StatusCode, String)> {
-    short(address, Method::GET, path, timeout, limit).await
+    short(address, Method::GET, path, "", timeout, limit).await
 }
 
-/// The same with another method.
+/// The same with another method, and something to tell.
 ///
 /// # Errors
 /// As [`get`].
@@ -164,11 +164,19 @@ pub(crate) async fn short(
     address: SocketAddr,
     method: Method,
     path: &str,
+    body: &str,
     timeout: Duration,
     limit: usize,
 ) -> anyhow::Result<(StatusCode, String)> {
     let exchange = async {
-        let answer = send(address, method, path, &address.to_string(), HeaderMap::new()).await?;
+        let uri = path.parse().with_context(|| format!("path `{path}`"))?;
+        let host = HeaderMap::from_iter([(http::header::HOST, address.to_string().parse()?)]);
+        let mut request = without_body(method, uri, host);
+        *request.body_mut() = Full::from(body.to_owned());
+        let stream = TcpStream::connect(address).await.with_context(|| address.to_string())?;
+        let answer = send_request_over(stream, request)
+            .await
+            .with_context(|| address.to_string())?;
         let status = answer.status;
         let body = answer.body.collect(limit).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))

@@ -127,7 +127,6 @@ impl ProxyStatus {
 
 fn row(record: &Value) -> Row {
     let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
-    let id = text("proxy");
     let mut states: BTreeMap<_, _> = TYPES.iter().map(|(short, _)| (*short, State::Ignored)).collect();
     let mut errors = BTreeMap::new();
     for (url, status) in record["resources"].as_object().into_iter().flatten() {
@@ -143,8 +142,7 @@ fn row(record: &Value) -> Row {
         }
     }
     Row {
-        // <type>~<address>~<pod>.<namespace>~<domain>
-        proxy: id.split('~').nth(2).unwrap_or(&id).to_owned(),
+        proxy: text("proxy"),
         kind: text("proxy_type"),
         cluster: text("cluster_id"),
         istiod: text("istiod"),
@@ -212,7 +210,7 @@ mod tests {
     fn record() -> Value {
         json!({
             "cluster_id": "Kubernetes",
-            "proxy": "sidecar~10.0.0.1~a-1.shop~shop.svc.cluster.local",
+            "proxy": "a-1.shop",
             "proxy_type": "sidecar",
             "istio_version": "1.32.0",
             "istiod": "istiod-1",

@@ -3,12 +3,37 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use lateen_names::{Namespace, ServiceAccount, TrustDomain};
 
+use crate::request::RequestArgs;
+
 /// The control plane of a service mesh of stock Envoys.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "lateend", version, about, max_term_width = 110)]
+#[derive(Debug, Parser)]
+#[command(
+    name = "lateend",
+    version,
+    about,
+    max_term_width = 110,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub config: Config,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What is done instead of being the control plane.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask the control plane on this machine, and print its answer: `request GET /debug/syncz`
+    Request(RequestArgs),
+}
+
+/// What the control plane is told.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Config {
     /// File or directory of YAML to read, watched for changes; repeatable. Without it, the cluster is read.
     #[arg(long = "config", value_name = "PATH", env = "LATEEN_CONFIG", value_delimiter = ':')]
@@ -57,6 +82,11 @@ pub(crate) struct Config {
         default_value = "[::]:15014"
     )]
     pub monitoring_address: SocketAddr,
+
+    /// Address at which the levels of logging are shown and changed, as `istioctl admin log` does. Off unless given:
+    /// whoever reaches it may.
+    #[arg(long, value_name = "ADDRESS", env = "LATEEN_CONTROL_ADDRESS")]
+    pub control_address: Option<SocketAddr>,
 
     /// File to write the addresses to that are listened on, as JSON, once everything listens: for ports given as 0.
     #[arg(long, value_name = "FILE", env = "LATEEN_ADDRESSES_FILE")]

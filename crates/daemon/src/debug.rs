@@ -4,19 +4,20 @@
 
 mod access;
 mod ads;
+mod configuration;
 mod dump;
 mod registry;
 mod status;
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use lateen_distribute::{ConnectedProxy, Distributor};
 use lateen_model::Snapshot;
+use lateen_names::ClusterId;
 use lateen_xds::Sessions;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,6 +40,8 @@ pub(crate) struct Debug {
     pub access: Arc<Access>,
     /// Which instance of the control plane this is.
     pub instance: Arc<str>,
+    /// The cluster that it reads.
+    pub cluster: ClusterId,
 }
 
 /// Endpoints and what they are for, as `/debug` lists them.
@@ -47,6 +50,8 @@ const ENDPOINTS: &[(&str, &str)] = &[
         "/debug/adsz",
         "connected proxies, with what they say of themselves and what they watch",
     ),
+    ("/debug/authorizationz", "AuthorizationPolicies by namespace"),
+    ("/debug/clusterz", "clusters that endpoints are read from"),
     (
         "/debug/config_dump?proxyID=<pod>.<namespace>",
         "what a proxy should hold, in the form of Envoy's /config_dump; &include_eds with endpoints, &types=cds,eds only these",
@@ -65,6 +70,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("/debug/endpointz", "the same"),
     ("/debug/list", "the names of these endpoints"),
     ("/debug/mesh", "mesh configuration"),
+    ("/debug/networkz", "gateways into other networks"),
     (
         "/debug/ndsz?proxyID=<pod>.<namespace>",
         "what an agent should hold of names",
@@ -78,6 +84,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
         "/debug/syncz",
         "which version each proxy was sent, and which it acknowledged",
     ),
+    ("/debug/telemetryz", "Telemetries by namespace"),
 ];
 
 /// Which proxy, or which namespace's.
@@ -112,8 +119,12 @@ impl Debug {
             .route("/debug/registryz", get(registry::registryz))
             .route("/debug/endpointz", get(registry::endpointz))
             .route("/debug/endpointShardz", get(registry::endpointz))
-            .route("/debug/configz", get(configz))
-            .route("/debug/mesh", get(mesh))
+            .route("/debug/configz", get(configuration::configz))
+            .route("/debug/mesh", get(configuration::mesh))
+            .route("/debug/clusterz", get(configuration::clusterz))
+            .route("/debug/networkz", get(configuration::networkz))
+            .route("/debug/authorizationz", get(configuration::authorizationz))
+            .route("/debug/telemetryz", get(configuration::telemetryz))
             .route("/debug/config_dump", get(dump::config_dump))
             .route("/debug/edsz", get(dump::edsz))
             .route("/debug/ecdsz", get(dump::ecdsz))
@@ -145,16 +156,13 @@ async fn list() -> Json<Vec<&'static str>> {
     Json(names.collect())
 }
 
-async fn configz(State(debug): State<Debug>) -> Json<Value> {
-    Json(debug.objects.borrow().as_json())
-}
-
-async fn mesh(State(debug): State<Debug>) -> Json<Value> {
-    Json(debug.objects.borrow().mesh().clone())
-}
-
-/// What is said of a proxy that is not there, in the words that `istioctl` looks for to ask the next instance.
-fn not_connected() -> Response {
+/// What is said of a proxy that is not there, in the words that `istioctl` looks for to ask the next instance, and where
+/// none is named, in those by which it explains how to name one.
+fn not_connected(wanted: &str) -> Response {
+    if wanted.is_empty() {
+        let text = "You must provide a proxyID in the query string\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    }
     let text = "Proxy not connected to this Pilot instance. It may be connected to another instance.\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

@@ -2,11 +2,13 @@
 
 mod cluster;
 mod config;
+mod control;
 mod controllers;
 mod debug;
 mod listen;
 mod metrics;
 mod pipeline;
+mod request;
 mod sockets;
 mod trust;
 mod version;
@@ -26,7 +28,7 @@ use lateen_runtime::{Readiness, Supervisor, logging};
 use lateen_xds::{AdsService, Sessions, Settings, XdsMetrics};
 use tonic::service::Routes;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Cli, Command, Config, LogFormat};
 use crate::debug::{Access, Debug, Steering};
 use crate::sockets::{Services, Sockets};
 use crate::trust::Trust;
@@ -39,8 +41,12 @@ const CLIENT_LOG: &str = "kube_client=off,kube_runtime=off";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = Config::parse();
-    match run(config).await {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => run(cli.config).await,
+        Some(Command::Request(request)) => request.run().await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lateend: {error:#}");
@@ -54,7 +60,7 @@ async fn run(config: Config) -> Result<()> {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,
     };
-    logging::init(format, &format!("{CLIENT_LOG},{}", config.log))?;
+    let levels = logging::init(format, &format!("{CLIENT_LOG},{}", config.log))?;
     let cluster = cluster::connect_to(&config).await?;
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();
@@ -95,6 +101,7 @@ async fn run(config: Config) -> Result<()> {
         objects: pipeline.objects,
         access: Arc::new(access(&config, &trust)),
         instance: instance.into(),
+        cluster: config.cluster_id.clone(),
     };
     let ads = AdsService::new(
         Steering {
@@ -130,6 +137,7 @@ async fn run(config: Config) -> Result<()> {
         trust,
         webhooks,
         http,
+        control: control::router(levels),
     };
     sockets.serve(services, &config, &supervisor)?;
     supervisor.run(failures, config.grace).await?;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use lateen_injector::InjectionSettings;
 use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
-use lateen_lower::{Index, Object};
+use lateen_lower::{Index, Kind, Object};
 use lateen_model::deployment::Deployments;
 use lateen_model::status::Statuses;
 use lateen_model::{Diagnostic, Snapshot};
@@ -73,6 +73,12 @@ impl Objects {
             group.ends_with(".istio.io") || group == "gateway.networking.k8s.io"
         });
         Value::Array(objects.map(|object| object.to_json()).collect())
+    }
+
+    /// The configuration objects of a kind.
+    pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let objects = self.configuration.objects.iter().map(|object| &**object);
+        objects.filter(move |object| object.kind() == kind)
     }
 
     /// What is wrong with files, and with objects of the cluster.

@@ -20,6 +20,7 @@ pub(crate) struct Sockets {
     http: TcpListener,
     https: TcpListener,
     monitoring: TcpListener,
+    control: Option<TcpListener>,
 }
 
 /// What is served where.
@@ -34,6 +35,8 @@ pub(crate) struct Services {
     pub webhooks: Router,
     /// Readiness, metrics and debug endpoints.
     pub http: Router,
+    /// The levels of logging.
+    pub control: Router,
 }
 
 /// Where everything is listened on.
@@ -44,6 +47,7 @@ struct Addresses {
     http: SocketAddr,
     https: SocketAddr,
     monitoring: SocketAddr,
+    control: Option<SocketAddr>,
 }
 
 impl Sockets {
@@ -56,12 +60,17 @@ impl Sockets {
             Some(address) => Some(listen::bind("plaintext-address", address).await?),
             None => None,
         };
+        let control = match config.control_address {
+            Some(address) => Some(listen::bind("control-address", address).await?),
+            None => None,
+        };
         Ok(Self {
             plaintext,
             secure: listen::bind("secure-address", config.secure_address).await?,
             http: listen::bind("http-address", config.http_address).await?,
             https: listen::bind("https-address", config.https_address).await?,
             monitoring: listen::bind("monitoring-address", config.monitoring_address).await?,
+            control,
         })
     }
 
@@ -100,6 +109,9 @@ impl Sockets {
             "monitoring",
             admin::serve(self.monitoring, services.http, supervisor.drain()),
         );
+        if let Some(listener) = self.control {
+            supervisor.spawn("control", admin::serve(listener, services.control, supervisor.drain()));
+        }
         tracing::info!(
             secure = %addresses.secure, http = %addresses.http, https = %addresses.https, monitoring = %addresses.monitoring,
             plaintext = addresses.plaintext.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "lateend listens"
@@ -117,6 +129,7 @@ impl Sockets {
             http: self.http.local_addr()?,
             https: self.https.local_addr()?,
             monitoring: self.monitoring.local_addr()?,
+            control: self.control.as_ref().map(TcpListener::local_addr).transpose()?,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::extract::State;
 use axum::extract::connect_info::Connected;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
@@ -28,14 +28,28 @@ pub struct Admin {
 
 impl Admin {
     /// `/ready` (200, or 503 with what is awaited), `/healthz` (200 while the process answers) and `/metrics`; merge
-    /// more routes into it.
+    /// more routes into it. Everything else is [`elsewhere`].
     pub fn router(self) -> Router {
         Router::new()
             .route("/ready", get(ready))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/metrics", get(metrics))
+            .fallback(elsewhere)
             .with_state(self)
     }
+}
+
+/// What a path that is not there answers, as servers in Go do, for which clients of istiod were written: a path with
+/// empty segments (`istioctl version` asks for `//version`) leads to the one without, any other is not found.
+pub async fn elsewhere(uri: Uri) -> Response {
+    let segments: Vec<&str> = uri.path().split('/').filter(|segment| !segment.is_empty()).collect();
+    let clean = format!("/{}", segments.join("/"));
+    if !uri.path().contains("//") {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let there = [(header::LOCATION, format!("{clean}{query}"))];
+    (StatusCode::MOVED_PERMANENTLY, there).into_response()
 }
 
 /// The connection that a request came on. [`serve`] gives it to handlers as axum's `ConnectInfo<Link>`.
@@ -153,6 +167,16 @@ mod tests {
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/debug/more").await.ends_with("more"));
         assert!(ask(address, "/metrics").await.contains("pilot_things 1"));
+        let moved = ask(address, "//debug//more?all").await;
+        assert!(
+            moved.starts_with("HTTP/1.1 301") && moved.contains("location: /debug/more?all\r\n"),
+            "{moved}"
+        );
+        let nothing = ask(address, "/debug/less").await;
+        assert!(
+            nothing.starts_with("HTTP/1.1 404") && nothing.ends_with("404 page not found\n"),
+            "{nothing}"
+        );
 
         supervisor.shutdown().begin();
         supervisor

@@ -2,6 +2,7 @@
 //! and take turns at it, since most of them configure the same shop.
 
 mod edge;
+mod istios_tools;
 mod mesh;
 mod outages;
 mod pods;

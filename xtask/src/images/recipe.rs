@@ -34,6 +34,8 @@ pub(super) fn lateend(programs: &Programs) -> Result<Image> {
     base.folder_of("var/lib/lateen", 0o750, PROXY_USER);
     let mut layer = Layer::default();
     machine::program(&mut layer, "usr/local/bin/lateend", &programs.get("lateend")?)?;
+    // The name that tools written for Istio call: `pilot-discovery request GET /debug/syncz`.
+    layer.link("usr/local/bin/pilot-discovery", "lateend");
     image(
         "lateend",
         "lateen-daemon",

@@ -4,6 +4,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use lateen_distribute::Distributor;
 use lateen_proto::Any;
+use lateen_runtime::admin::elsewhere;
 use lateen_xds::types::QUESTIONS;
 use lateen_xds::{Discovery, NamedAny, Node, Peer, Question, Refusal};
 use tower::ServiceExt as _;
@@ -80,7 +81,7 @@ impl Steering {
             .body(Body::empty())
             .map_err(|error| Refusal::BadQuestion(format!("`{name}`: {error}")))?;
         request.extensions_mut().insert(caller);
-        let answer = match self.debug.clone().routes().oneshot(request).await {
+        let answer = match self.debug.clone().routes().fallback(elsewhere).oneshot(request).await {
             Ok(answer) => answer,
             Err(never) => match never {},
         };

@@ -77,7 +77,7 @@ fn answer(debug: &Debug, caller: &Caller, which: &Which) -> Response {
         return (StatusCode::BAD_REQUEST, "name a proxy: ?proxyID=<pod>.<namespace>\n").into_response();
     }
     let Some(proxy) = debug.proxy(&which.proxy, caller) else {
-        return not_connected();
+        return not_connected(&which.proxy);
     };
     let configs = if which.types.is_empty() {
         configs(&proxy, which.include_eds.is_some())

@@ -1,9 +1,10 @@
 //! How proxies stand with what they were sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use axum::extract::{Extension, Json, Query, State};
+use axum::response::{IntoResponse, Response};
 use lateen_distribute::ConnectedProxy;
 use lateen_proto::envoy::admin::v3::UpdateFailureState;
 use lateen_proto::envoy::config::core::v3::Node;
@@ -14,7 +15,7 @@ use lateen_xds::{SessionRecord, SyncState, TypeRecord, types};
 use serde_json::{Map, Value, json};
 
 use super::access::Caller;
-use super::{Debug, Which};
+use super::{Debug, Which, not_connected};
 
 /// Short names of types in `istioctl`'s fields.
 const SYNC_FIELDS: &[(&str, &str)] = &[
@@ -35,6 +36,15 @@ impl Stream {
     fn namespace(&self) -> &str {
         self.proxy.as_ref().map_or("", |proxy| proxy.proxy.namespace.as_str())
     }
+
+    fn name(&self) -> &str {
+        short_name(&self.record.node_id)
+    }
+}
+
+/// What istiod calls a proxy, `<pod>.<namespace>`: the third part of its node ID.
+fn short_name(node_id: &str) -> &str {
+    node_id.split('~').nth(2).unwrap_or(node_id)
 }
 
 /// The streams of proxies that a caller may know of.
@@ -75,7 +85,7 @@ fn sync_status(stream: &Stream, instance: &str) -> Value {
     let record = &stream.record;
     let mut row = json!({
         "cluster_id": record.cluster_id,
-        "proxy": record.node_id,
+        "proxy": stream.name(),
         "proxy_type": record.node_id.split('~').next().unwrap_or_default(),
         "istio_version": record.proxy_version,
         "istiod": instance,
@@ -160,7 +170,7 @@ fn client_config(stream: &Stream) -> ClientConfig {
     configs.sort_by(|one, other| one.type_url.cmp(&other.type_url));
     ClientConfig {
         node: Some(Node {
-            id: record.node_id.to_string(),
+            id: stream.name().to_owned(),
             metadata: Some(metadata),
             ..Node::default()
         }),
@@ -211,32 +221,34 @@ pub(super) async fn adsz(
     State(debug): State<Debug>,
     Extension(caller): Extension<Caller>,
     Query(which): Query<Which>,
-) -> Json<Value> {
+) -> Response {
     let streams = streams(&debug, &caller);
     let wanted = streams.iter().filter(|stream| {
-        let record = &stream.record;
-        which.proxy.is_empty()
-            || *record.node_id == *which.proxy
-            || record.node_id.split('~').nth(2) == Some(which.proxy.as_str())
+        which.proxy.is_empty() || *stream.record.node_id == *which.proxy || stream.name() == which.proxy
     });
-    let clients: Vec<Value> = wanted
-        .map(|stream| {
-            let mut client = client(&stream.record);
-            if let Some(proxy) = &stream.proxy {
-                client["labels"] = json!(proxy.proxy.labels);
-                let node = lateen_proto::to_json(&*proxy.node).unwrap_or_default();
-                client["metadata"] = node["metadata"].clone();
-                client["locality"] = node["locality"].clone();
-            }
-            let watches = stream.record.types.iter().map(|one| {
-                // Names are not kept for each proxy; how many there are is.
-                (one.status.type_url.to_string(), one.status.subscribed.into())
-            });
-            client["watches"] = Value::Object(watches.collect());
-            client
-        })
-        .collect();
-    Json(json!({"totalClients": clients.len(), "clients": clients}))
+    let clients: Vec<Value> = wanted.map(watching).collect();
+    if clients.is_empty() && !which.proxy.is_empty() {
+        return not_connected(&which.proxy);
+    }
+    Json(json!({"totalClients": clients.len(), "clients": clients})).into_response()
+}
+
+/// A client with what it says of itself, and the names of what it holds by type.
+fn watching(stream: &Stream) -> Value {
+    let mut client = client(&stream.record);
+    let Some(proxy) = &stream.proxy else { return client };
+    client["labels"] = json!(proxy.proxy.labels);
+    let node = lateen_proto::to_json(&*proxy.node).unwrap_or_default();
+    client["metadata"] = node["metadata"].clone();
+    client["locality"] = node["locality"].clone();
+    let watches = stream.record.types.iter().map(|one| {
+        let url = &*one.status.type_url;
+        let sets = proxy.wanted.sets.iter().filter(|(of, _)| &***of == url);
+        let names = sets.flat_map(|(_, set)| set.iter().map(|resource| resource.name.to_string()));
+        (url.to_owned(), json!(names.collect::<BTreeSet<_>>()))
+    });
+    client["watches"] = Value::Object(watches.collect());
+    client
 }
 
 /// `/debug/push_status`.
@@ -250,7 +262,7 @@ pub(super) async fn push_status(State(debug): State<Debug>) -> Json<Value> {
         .flat_map(|session| session.types.iter().map(move |one| (session, one)))
         .filter_map(|(session, one)| {
             let reason = error(session, one)?;
-            Some(json!({"proxy": session.node_id, "type": one.status.type_url, "reason": reason}))
+            Some(json!({"proxy": short_name(&session.node_id), "type": one.status.type_url, "reason": reason}))
         })
         .collect();
     Json(json!({

@@ -205,6 +205,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::config::Cli;
 
     fn event(yaml: &str) -> Event {
         let raw = lateen_lower::yaml::parse(yaml).unwrap();
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_config_map_the_nodes_and_the_namespaces_count() {
-        let config = Config::parse_from(["lateend", "--revision", "canary"]);
+        let config = Cli::parse_from(["lateend", "--revision", "canary"]).config;
         let (mut injection, receiver) = Injection::new(&config, Name::new("istio-sidecar-injector-canary").unwrap());
         let publish = |injection: &mut Injection| injection.publish(&MeshConfig::default_istio(), &Objects::default());
         let settings = || Arc::clone(&receiver.borrow());

@@ -35,6 +35,8 @@ struct Driver<D: Discovery, B> {
     writing: Option<(Writer, Instant)>,
     /// The answer to a question about the control plane itself.
     answer: Option<Bytes>,
+    /// How many such answers were made; the last one's nonce.
+    answers: u64,
 }
 
 /// A stream whose Node is known.
@@ -88,6 +90,7 @@ where
         running: None,
         writing: None,
         answer: None,
+        answers: 0,
     });
     unfold(Some(driver), |driver| async move {
         let mut driver = driver?;
@@ -130,7 +133,11 @@ where
             } else if !self.push()? {
                 match self.input().await? {
                     None => return Ok(None),
-                    Some(input) => self.take(input)?,
+                    Some(input) => match inspect::asked(&input) {
+                        // An agent asks on its proxy's stream, which a refusal must not end.
+                        Some(asked) => self.answer = self.inspect(asked).await.unwrap_or_default(),
+                        None => self.take(input)?,
+                    },
                 }
             }
         }

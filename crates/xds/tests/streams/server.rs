@@ -424,7 +424,9 @@ async fn questions_about_the_control_plane_are_answered_and_are_no_proxies() {
         ..DiscoveryRequest::default()
     };
     let (requests, receiver) = mpsc::channel(4);
-    requests.send(ask(&["a"], "")).await.unwrap();
+    // `istioctl` sends the time of day as the nonce of its first request.
+    let time_of_day = "2026-08-22 15:00:18.123456789 +0000 UTC m=+0.131";
+    requests.send(ask(&["a"], time_of_day)).await.unwrap();
     let answers = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await;
     let mut answers = answers.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap();

@@ -7,15 +7,24 @@ use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Discov
 use prost::Message;
 use tonic::Status;
 
-use super::{Driver, Request};
+use super::{Driver, Input, Request};
 use crate::types::QUESTIONS;
 use crate::{Dialect, Discovery, NamedAny, Question};
 
 /// What a request asks of the control plane itself.
 pub(super) struct Asked {
     question: Question,
-    /// It only acknowledges the answer before.
-    acknowledges: bool,
+    /// Which answer it acknowledges. `istioctl` puts the time of day here in its first request: only a nonce that was given
+    /// on this stream says that nothing is asked.
+    nonce: String,
+}
+
+/// The question in what happened to a stream, if there is one.
+pub(super) fn asked(input: &Input) -> Option<Asked> {
+    match input {
+        Input::Request(request) => question(request),
+        Input::Wanted | Input::Time => None,
+    }
 }
 
 /// The question in a request, if there is one.
@@ -33,7 +42,7 @@ pub(super) fn question(request: &Request) -> Option<Asked> {
             type_url: type_url.clone(),
             names: names.clone(),
         },
-        acknowledges: !nonce.is_empty(),
+        nonce: nonce.clone(),
     })
 }
 
@@ -45,7 +54,8 @@ where
 {
     /// The answer as it is sent; `None` to an acknowledgement.
     pub(super) async fn inspect(&mut self, asked: Asked) -> Result<Option<Bytes>, Status> {
-        if asked.acknowledges {
+        let given = 1..=self.answers;
+        if asked.nonce.parse().is_ok_and(|nonce: u64| given.contains(&nonce)) {
             return Ok(None);
         }
         let type_url = asked.question.type_url.clone();
@@ -54,6 +64,8 @@ where
             tracing::warn!(%type_url, peer = ?self.peer.identity, error = %refusal, "refused a question");
             Status::from(refusal)
         })?;
+        self.answers += 1;
+        let nonce = self.answers.to_string();
         let control_plane = ControlPlane {
             identifier: self.shared.settings.identifier.clone(),
         };
@@ -62,7 +74,7 @@ where
                 version_info: "1".to_owned(),
                 resources: answer.into_iter().map(|one| one.body).collect(),
                 type_url,
-                nonce: "1".to_owned(),
+                nonce,
                 control_plane: Some(control_plane),
                 ..DiscoveryResponse::default()
             }),
@@ -70,7 +82,7 @@ where
                 system_version_info: "1".to_owned(),
                 resources: answer.into_iter().map(resource).collect(),
                 type_url,
-                nonce: "1".to_owned(),
+                nonce,
                 control_plane: Some(control_plane),
                 ..DeltaDiscoveryResponse::default()
             }),
