@@ -4,6 +4,7 @@
 mod edge;
 mod istios_tools;
 mod mesh;
+mod moving_in;
 mod outages;
 mod pods;
 mod resilience;

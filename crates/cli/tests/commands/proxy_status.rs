@@ -13,7 +13,7 @@ use crate::support::{against, json_of, stderr, stdout};
 fn syncz() -> Router {
     let answer = json!([{
         "cluster_id": "Kubernetes",
-        "proxy": "sidecar~10.0.0.1~ratings-1.shop~shop.svc.cluster.local",
+        "proxy": "ratings-1.shop",
         "proxy_type": "sidecar",
         "istio_version": "1.32.0",
         "istiod": "istiod-1",
