@@ -6,7 +6,7 @@ mod hcm;
 mod inbound;
 mod outbound;
 pub(crate) mod plan;
-mod security;
+pub(crate) mod security;
 pub(crate) mod servers;
 mod tcp;
 mod telemetry;

@@ -7,7 +7,7 @@
 mod authorizer;
 mod filters;
 mod identity;
-mod matchers;
+pub(crate) mod matchers;
 mod rules;
 #[cfg(test)]
 mod tests;

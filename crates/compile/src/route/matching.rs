@@ -7,10 +7,12 @@ use lateen_proto::envoy::config::route::v3::query_parameter_matcher::QueryParame
 use lateen_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use lateen_proto::envoy::config::route::v3::{HeaderMatcher, QueryParameterMatcher, RouteMatch};
 use lateen_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use lateen_proto::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
+use lateen_proto::envoy::r#type::matcher::v3::{MetadataMatcher, RegexMatcher, StringMatcher};
 use lateen_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 
 use lateen_model::route::Percent;
+
+use crate::listener::security::matchers::text_claim;
 
 /// A route match that everything fits.
 pub(super) fn everything() -> RouteMatch {
@@ -70,8 +72,16 @@ pub(super) fn route_match(condition: &HttpMatch) -> RouteMatch {
         }
         Some(PathMatch::Regex(expression)) => PathSpecifier::SafeRegex(regex(expression)),
     };
-    let mut headers: Vec<HeaderMatcher> = condition.headers.iter().map(|h| header(h, false)).collect();
-    headers.extend(condition.without_headers.iter().map(|h| header(h, true)));
+    let mut headers: Vec<HeaderMatcher> = Vec::new();
+    let mut dynamic_metadata: Vec<MetadataMatcher> = Vec::new();
+    for (conditions, invert) in [(&condition.headers, false), (&condition.without_headers, true)] {
+        for condition in conditions {
+            match claim_path(&condition.name) {
+                Some(path) => dynamic_metadata.push(claim(&path, &condition.value, invert)),
+                None => headers.push(header(condition, invert)),
+            }
+        }
+    }
     for (name, value) in [
         (":method", &condition.method),
         (":authority", &condition.authority),
@@ -91,8 +101,34 @@ pub(super) fn route_match(condition: &HttpMatch) -> RouteMatch {
         case_sensitive: condition.ignore_path_case.then_some(false),
         headers,
         query_parameters: condition.query.iter().map(query).collect(),
+        dynamic_metadata,
         path_specifier: Some(path),
         ..Default::default()
+    }
+}
+
+/// What stands for a header where a claim of the request's token is meant.
+const CLAIMS: &str = "@request.auth.claims";
+
+/// The path of the claim that a "header" means: `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`, the latter for
+/// names with dots in them. None for headers.
+fn claim_path(name: &str) -> Option<Vec<&str>> {
+    let (start, rest) = name.split_at_checked(CLAIMS.len())?;
+    if !start.eq_ignore_ascii_case(CLAIMS) || rest.len() < 2 {
+        return None;
+    }
+    if let Some(path) = rest.strip_prefix('.') {
+        return Some(path.split('.').collect());
+    }
+    let path = rest.strip_prefix('[')?.strip_suffix(']')?;
+    (!path.is_empty()).then(|| path.split("][").collect())
+}
+
+/// A condition on a claim, which the filter of tokens has left in its metadata.
+fn claim(path: &[&str], value: &TextMatch, invert: bool) -> MetadataMatcher {
+    MetadataMatcher {
+        invert,
+        ..text_claim(path, text(value, false))
     }
 }
 
@@ -135,4 +171,42 @@ pub(super) fn is_catch_all(condition: &HttpMatch) -> bool {
         && condition.method.is_none()
         && condition.authority.is_none()
         && condition.scheme.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_told_from_headers() {
+        assert_eq!(claim_path("@request.auth.claims.org.team"), Some(vec!["org", "team"]));
+        assert_eq!(claim_path("@Request.Auth.Claims[a.b][c]"), Some(vec!["a.b", "c"]));
+        for name in [
+            "end-user",
+            "@request.auth.claims",
+            "@request.auth.claims.",
+            "@request.auth.claims[]",
+            "@request.auth.claimsx",
+        ] {
+            assert_eq!(claim_path(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_matched_in_metadata_and_never_in_a_header() {
+        let of = |name: &str| NamedMatch {
+            name: name.into(),
+            value: TextMatch::Exact("beta".into()),
+        };
+        let matched = route_match(&HttpMatch {
+            headers: vec![of("@request.auth.claims.groups"), of("end-user")],
+            without_headers: vec![of("@request.auth.claims[sub]")],
+            ..HttpMatch::default()
+        });
+        let names: Vec<&str> = matched.headers.iter().map(|header| &*header.name).collect();
+        assert_eq!(names, ["end-user"]);
+        let inverted: Vec<bool> = matched.dynamic_metadata.iter().map(|matcher| matcher.invert).collect();
+        assert_eq!(inverted, [false, true]);
+        assert!(matched.dynamic_metadata.iter().all(|matcher| matcher.path.len() == 2));
+    }
 }

@@ -181,7 +181,18 @@ pub(super) fn claim(name: &str, matcher: StringMatcher) -> MetadataMatcher {
 
 /// A claim, perhaps within others, that is one of the values, or a list that has one of them.
 pub(super) fn claim_of(path: &[&str], values: &[Arc<str>]) -> MetadataMatcher {
+    claim_that(
+        path,
+        one_of(values.iter().map(|value| string_value(text(value))).collect()),
+    )
+}
+
+/// A claim, perhaps within others, that is a text as wanted, or a list that has one.
+pub(crate) fn text_claim(path: &[&str], wanted: StringMatcher) -> MetadataMatcher {
+    claim_that(path, string_value(wanted))
+}
+
+fn claim_that(path: &[&str], wanted: ValueMatcher) -> MetadataMatcher {
     let full: Vec<&str> = std::iter::once(PAYLOAD).chain(path.iter().copied()).collect();
-    let wanted = one_of(values.iter().map(|value| string_value(text(value))).collect());
     metadata(TOKENS, &full, one_of(vec![list_value(wanted.clone()), wanted]))
 }
