@@ -20,9 +20,9 @@ pub(crate) struct PodFacts {
     pub node: Option<Arc<str>>,
     pub account: Arc<str>,
     pub ports: Vec<ContainerPort>,
-    /// Neither finished nor about to be deleted, and with an address.
+    /// Not finished, and with an address. One that is to be deleted is still asked by all who have not learnt of it.
     pub live: bool,
-    /// Live, and its condition `Ready` holds.
+    /// Live and to stay, and its condition `Ready` holds.
     pub ready: bool,
     pub workload: Arc<str>,
     /// DNS names of StatefulSets: set where the Pod has a sub-domain.
@@ -66,11 +66,12 @@ impl PodFacts {
         let terminal = status
             .and_then(|status| status.phase.as_deref())
             .is_some_and(|phase| phase == "Failed" || phase == "Succeeded");
-        let live = !terminal && meta.deletion_timestamp.is_none() && !ips.is_empty();
+        let live = !terminal && !ips.is_empty();
         let conditions = status
             .and_then(|status| status.conditions.as_deref())
             .unwrap_or_default();
-        let ready = live && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let stays = live && meta.deletion_timestamp.is_none();
+        let ready = stays && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let text = |value: Option<&String>| {
             value
                 .filter(|text| !text.is_empty())

@@ -180,3 +180,19 @@ spec:
         "the API's zero value"
     );
 }
+
+#[test]
+fn a_pod_that_is_to_be_deleted_serves_on_what_it_serves() {
+    let of = |deleted: &str| {
+        world(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: web}}, \
+             spec: {{selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Pod, metadata: {{name: web-1, labels: {{app: web}}{deleted}}}, \
+             spec: {{containers: [{{name: web, image: web}}]}}, \
+             status: {{phase: Running, podIP: 10.0.0.1, conditions: [{{type: Ready, status: 'True'}}]}}}}"
+        ))
+    };
+    let (before, after) = (of(""), of(", deletionTimestamp: '2024-01-01T00:00:00Z'"));
+    assert_eq!(before.instances.len(), 1);
+    assert_eq!(before.instances, after.instances);
+}
