@@ -12,7 +12,7 @@ use lateen_proto::envoy::config::accesslog::v3::{
     AccessLog, AccessLogFilter, ResponseFlagFilter, access_log, access_log_filter,
 };
 use lateen_proto::envoy::config::core::v3::substitution_format_string::Format;
-use lateen_proto::envoy::config::core::v3::{DataSource, SubstitutionFormatString, data_source};
+use lateen_proto::envoy::config::core::v3::{DataSource, JsonFormatOptions, SubstitutionFormatString, data_source};
 use lateen_proto::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager;
 use lateen_proto::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment::Segment};
@@ -249,10 +249,12 @@ fn file_log(path: &str, format: &LogFormat) -> AccessLog {
         }
         LogFormat::Json(json) => Format::JsonFormat(json_struct(json)),
     };
+    let json_format_options = matches!(format, Format::JsonFormat(_)).then(JsonFormatOptions::default);
     let log = FileAccessLog {
         path: path.to_owned(),
         access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(SubstitutionFormatString {
             format: Some(format),
+            json_format_options,
             ..Default::default()
         })),
     };
