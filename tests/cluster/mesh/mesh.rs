@@ -38,7 +38,14 @@ impl Mesh {
             return Ok(());
         };
         let _turn = TURN.lock().await;
-        mesh.cluster.run(name, async |_: &Cluster| test(&mesh).await).await
+        let result = mesh.cluster.run(name, async |_: &Cluster| test(&mesh).await).await;
+        if result.is_err() {
+            // What it would have taken back itself must not make the next fail.
+            let kinds =
+                "virtualservice,destinationrule,serviceentry,sidecar,peerauthentication,gateway.networking.istio.io";
+            mesh.kubectl(&["delete", kinds, "--all"]).await?;
+        }
+        result
     }
 
     async fn shared() -> Result<Option<Arc<Self>>> {
