@@ -6,10 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use lateen_testkit::agent::{GatewayAgent, Who, free_address};
-use lateen_testkit::world::{mesh, service, virtual_service};
+use lateen_testkit::world::{mesh, service, tls_secret, virtual_service};
 use lateen_testkit::{Lateend, Upstream, World, envoy, eventually, http};
 use rustls::pki_types::CertificateDer;
-use serde_json::json;
 
 use crate::scene::PATIENCE;
 
@@ -26,27 +25,6 @@ const STRANGER: Who<'_> = Who {
     namespace: "elsewhere",
     label: "edge",
 };
-
-/// A certificate for the host, and the Secret that holds it.
-struct Credential {
-    certificate: CertificateDer<'static>,
-    secret: String,
-}
-
-impl Credential {
-    fn new() -> Result<Self> {
-        let certified = rcgen::generate_simple_self_signed(vec![HOST.to_owned()])?;
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-            "metadata": {"name": "shop-tls", "namespace": OWNER.namespace},
-            "stringData": {"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()},
-        });
-        Ok(Self {
-            certificate: certified.cert.der().clone(),
-            secret: secret.to_string(),
-        })
-    }
-}
 
 fn gateway(bind: Ipv4Addr) -> String {
     format!(
@@ -71,49 +49,41 @@ async fn tls_ends_at_the_gateway_that_may_have_the_certificate() -> Result<()> {
     };
     let world = World::new()?;
     let upstream = Upstream::start("v1", Ipv4Addr::new(127, 0, 1, 3)).await?;
-    let (first, second) = (Credential::new()?, Credential::new()?);
+    let credential = || tls_secret(OWNER.namespace, "shop-tls", HOST);
+    let ((first, first_secret), (second, second_secret)) = (credential()?, credential()?);
     let address = free_address()?;
     let route = virtual_service("shop", "shop", HOST, "echo", "here", &[(None, 100)]);
     world.write("mesh.yaml", &[&mesh()])?;
     world.write("gateway.yaml", &[&gateway(address)])?;
     world.write("shop.yaml", &[&service("shop", "echo", 1, 80, &[&upstream]), &route])?;
-    world.write("secret.yaml", &[&first.secret])?;
+    world.write("secret.yaml", &[&first_secret])?;
     let lateend = Lateend::start(&world).await?;
     let ingress = GatewayAgent::start(&binary, &world, &lateend, OWNER, address).await?;
     let door = SocketAddr::from((address, PORT));
     let told = async || format!("lateend:\n{}\n\ngateway:\n{}", lateend.log(), ingress.log());
 
-    let served = eventually("the gateway ends TLS", PATIENCE, async || {
-        get(door, &first.certificate).await.ok()
-    })
-    .await;
+    let served = eventually("the gateway ends TLS", PATIENCE, async || get(door, &first).await.ok()).await;
     match served {
         Ok(answer) => ensure!(answer == (200, true), "{answer:?}"),
         Err(error) => return Err(error).context(told().await),
     }
-    let unknown = get(door, &second.certificate).await;
+    let unknown = get(door, &second).await;
     ensure!(unknown.is_err(), "a certificate that nobody has given it is shown");
 
     // Renewed under way: every request succeeds with the one certificate or the other, and then only with the new one.
-    world.write("secret.yaml", &[&second.secret])?;
+    world.write("secret.yaml", &[&second_secret])?;
     let mut old = 0;
     eventually("the renewed certificate is shown", PATIENCE, async || {
-        if get(door, &second.certificate).await.is_ok() {
+        if get(door, &second).await.is_ok() {
             return Some(Ok(()));
         }
         old += 1;
-        let (before, after) = (
-            get(door, &first.certificate).await,
-            get(door, &second.certificate).await,
-        );
+        let (before, after) = (get(door, &first).await, get(door, &second).await);
         (before.is_err() && after.is_err()).then(|| before.map(drop).context("neither certificate is shown"))
     })
     .await??;
     println!("{old} requests were answered under the old certificate after the Secret was renewed");
-    ensure!(
-        get(door, &first.certificate).await.is_err(),
-        "the old certificate is still shown"
-    );
+    ensure!(get(door, &first).await.is_err(), "the old certificate is still shown");
 
     // The Secret is not for a gateway of another namespace, whatever its label.
     let other = free_address()?;

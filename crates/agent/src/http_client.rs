@@ -58,12 +58,22 @@ pub(crate) async fn send_over<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    send_request_over(stream, to_host(method, path_and_query, host, headers)?).await
+}
+
+/// A request of HTTP/1.1 without a body, to the host unless the headers name another.
+fn to_host(
+    method: Method,
+    path_and_query: &str,
+    host: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Request<Full<Bytes>>> {
     let uri = path_and_query
         .parse()
         .with_context(|| format!("path `{path_and_query}`"))?;
     let mut request = without_body(method, uri, headers);
     request.headers_mut().entry(http::header::HOST).or_insert(host.parse()?);
-    send_request_over(stream, request).await
+    Ok(request)
 }
 
 /// Sends a request that is complete, with its host.
@@ -169,9 +179,7 @@ pub(crate) async fn short(
     limit: usize,
 ) -> anyhow::Result<(StatusCode, String)> {
     let exchange = async {
-        let uri = path.parse().with_context(|| format!("path `{path}`"))?;
-        let host = HeaderMap::from_iter([(http::header::HOST, address.to_string().parse()?)]);
-        let mut request = without_body(method, uri, host);
+        let mut request = to_host(method, path, &address.to_string(), HeaderMap::new())?;
         *request.body_mut() = Full::from(body.to_owned());
         let stream = TcpStream::connect(address).await.with_context(|| address.to_string())?;
         let answer = send_request_over(stream, request)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use lateen_pki::TrustBundle;
@@ -188,13 +188,8 @@ fn read_validating(configuration: &ValidatingWebhookConfiguration) -> Option<(St
 
 /// Returns once the API server, asked to store an object that validation must refuse, says that it was refused.
 async fn validation_answers(client: Client, namespace: String, revision: String) {
-    let gateway = ApiResource {
-        group: "networking.istio.io".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "networking.istio.io/v1".to_owned(),
-        kind: "Gateway".to_owned(),
-        plural: "gateways".to_owned(),
-    };
+    let gateway = GroupVersionKind::gvk("networking.istio.io", "v1", "Gateway");
+    let gateway = ApiResource::from_gvk_with_plural(&gateway, "gateways");
     let gateways: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &gateway);
     let mut refused = DynamicObject::new("lateen-validation-probe", &gateway).data(json!({ "spec": {} }));
     refused.metadata.labels = Some([(REVISION.to_owned(), revision)].into());

@@ -12,9 +12,10 @@ use lateen_controllers::{Election, Elector, Leadership, gateways, root_certifica
 use lateen_distribute::Distributor;
 use lateen_injector::strategic_merge_of;
 use lateen_lower::{Kind, gateway_api, yaml};
-use lateen_model::Snapshot;
 use lateen_model::deployment::Deployments;
+use lateen_model::mesh::is_true;
 use lateen_model::status::Statuses;
+use lateen_model::{Diagnostic, Snapshot};
 use lateen_names::Namespace;
 use lateen_runtime::{Drain, Supervisor};
 use serde_json::Value;
@@ -254,9 +255,7 @@ async fn select(
 
 /// One of istiod's own switches; all of these are on unless they are turned off.
 fn is_on(name: &str) -> bool {
-    std::env::var(name).map_or(true, |value| {
-        matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "t")
-    })
+    std::env::var(name).map_or(true, |value| is_true(&value))
 }
 
 /// A user's patch, in YAML, over an object that is made for a Gateway.
@@ -277,6 +276,7 @@ struct Outlets {
 /// Hands on what is new of what is known of objects.
 async fn hand_on(mut objects: watch::Receiver<Arc<Objects>>, outlets: Outlets, drain: Drain) {
     objects.mark_changed();
+    let mut sorted_last: Option<Arc<[Diagnostic]>> = None;
     loop {
         tokio::select! {
             Ok(()) = objects.changed() => {}
@@ -287,8 +287,15 @@ async fn hand_on(mut objects: watch::Receiver<Arc<Objects>>, outlets: Outlets, d
             replace(statuses, &objects.statuses);
         }
         replace(&outlets.deployments, &objects.deployments);
+        if sorted_last
+            .as_ref()
+            .is_some_and(|last| Arc::ptr_eq(last, &objects.findings))
+        {
+            continue;
+        }
+        sorted_last = Some(Arc::clone(&objects.findings));
         let mut sorted: Findings = BTreeMap::new();
-        for finding in &objects.findings {
+        for finding in &*objects.findings {
             sorted.entry(finding.object.clone()).or_default().push(finding.clone());
         }
         for findings in sorted.values_mut() {

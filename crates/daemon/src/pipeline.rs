@@ -45,12 +45,12 @@ pub(crate) struct Pipeline {
 pub(crate) struct Objects {
     configuration: Arc<Configuration>,
     /// What users should know of the objects, each by itself and all together.
-    pub findings: Vec<Diagnostic>,
+    pub findings: Arc<[Diagnostic]>,
     /// What is to be told of objects of the Gateway API.
     pub statuses: Arc<Statuses>,
     /// The proxies that Gateways ask for.
     pub deployments: Arc<Deployments>,
-    problems: Vec<Problem>,
+    problems: Arc<[Problem]>,
 }
 
 #[derive(Debug, Default)]
@@ -223,13 +223,16 @@ impl Owner {
             Arc::clone(&known.configuration)
         };
         let findings = match &published {
-            Some(published) if judged_alike(published, &snapshot) => known.findings.clone(),
-            _ => findings(&snapshot),
+            Some(published) if judged_alike(published, &snapshot) => Arc::clone(&known.findings),
+            _ => {
+                let findings = findings(&snapshot);
+                let told: HashSet<&Diagnostic> = known.findings.iter().collect();
+                for finding in findings.iter().filter(|finding| !told.contains(finding)) {
+                    tracing::warn!(%finding, "configuration");
+                }
+                findings.into()
+            }
         };
-        let told: HashSet<&Diagnostic> = known.findings.iter().collect();
-        for finding in findings.iter().filter(|finding| !told.contains(finding)) {
-            tracing::warn!(%finding, "configuration");
-        }
         let broken = problems.iter().filter(|problem| problem.severity == Severity::Error);
         self.metrics
             .published(&snapshot, &findings, broken.count(), since.elapsed(), took);

@@ -208,11 +208,13 @@ pub struct Mesh {
 impl Mesh {
     /// A boolean among the environment variables, with its default.
     pub fn feature(&self, name: &str, default: bool) -> bool {
-        match self.environment.get(name).map(|value| value.to_ascii_lowercase()) {
-            Some(value) => matches!(value.as_str(), "true" | "1" | "t"),
-            None => default,
-        }
+        self.environment.get(name).map_or(default, |value| is_true(value))
     }
+}
+
+/// Whether an environment variable's value says yes.
+pub fn is_true(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "t")
 }
 
 /// Where traces go.

@@ -22,14 +22,14 @@ use crate::Update;
 /// the source ends, or nobody wants updates any more.
 pub async fn hold_over(grace: Duration, mut arriving: mpsc::Receiver<Update>, updates: mpsc::Sender<Update>) {
     let mut slices = Slices::default();
-    let (mut problems, mut versions) = (Vec::new(), BTreeMap::new());
+    let (mut problems, mut versions) = (Arc::default(), BTreeMap::new());
     loop {
         let due = slices.due();
         let update = tokio::select! {
             update = arriving.recv() => match update {
                 Some(mut update) => {
                     update.events = slices.admit(update.events, Instant::now() + grace);
-                    problems.clone_from(&update.problems);
+                    problems = Arc::clone(&update.problems);
                     versions.clone_from(&update.versions);
                     update
                 }
@@ -37,7 +37,7 @@ pub async fn hold_over(grace: Duration, mut arriving: mpsc::Receiver<Update>, up
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Update {
                 events: slices.release(Instant::now()),
-                problems: problems.clone(),
+                problems: Arc::clone(&problems),
                 versions: versions.clone(),
             },
         };
@@ -225,7 +225,7 @@ mod tests {
                 let update = Update {
                     events,
                     versions: BTreeMap::new(),
-                    problems: Vec::new(),
+                    problems: Arc::default(),
                 };
                 read.send(update).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(1)).await;

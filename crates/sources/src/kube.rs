@@ -18,6 +18,7 @@ mod raw;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Config;
@@ -184,7 +185,9 @@ struct Batch {
     /// The kinds of which no list has come yet.
     waiting: BTreeSet<Kind>,
     failing: BTreeMap<Kind, Failure>,
-    reported: Vec<Problem>,
+    /// All problems as they were handed on last; none when there are others since.
+    reported: Option<Arc<[Problem]>>,
+    logged: Arc<[Problem]>,
 }
 
 // === impl Batch ===
@@ -200,7 +203,8 @@ impl Batch {
             different: true,
             waiting: kinds::watched().into_iter().map(|watched| watched.kind).collect(),
             failing: BTreeMap::new(),
-            reported: Vec::new(),
+            reported: None,
+            logged: Arc::default(),
         }
     }
 
@@ -219,10 +223,16 @@ impl Batch {
                 }
                 for Item { key, change, problems } in items {
                     let id = (kind, key);
-                    match problems.is_empty() {
-                        true => self.problems.remove(&id),
-                        false => self.problems.insert(id.clone(), problems),
+                    let had_some = match problems.is_empty() {
+                        true => self.problems.remove(&id).is_some(),
+                        false => {
+                            self.problems.insert(id.clone(), problems);
+                            true
+                        }
                     };
+                    if had_some {
+                        self.reported = None;
+                    }
                     if let Some(change) = change {
                         self.changes.insert(id, change);
                     }
@@ -238,9 +248,13 @@ impl Batch {
 
     fn update(&mut self) -> Update {
         self.different = false;
-        let problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
-        log_new(&self.reported, &problems);
-        self.reported.clone_from(&problems);
+        let problems = self.reported.get_or_insert_with(|| {
+            let problems: Arc<[Problem]> = self.problems.values().flatten().cloned().collect();
+            log_new(&self.logged, &problems);
+            self.logged = Arc::clone(&problems);
+            problems
+        });
+        let problems = Arc::clone(problems);
         let event = |change| Event {
             cluster: self.cluster.clone(),
             change,

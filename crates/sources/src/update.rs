@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lateen_lower::Kind;
 use lateen_lower::object::Event;
@@ -47,7 +48,7 @@ pub struct Update {
     /// The highest `resourceVersion` that was seen of each of the mesh's own kinds: every change up to it is in this update or in an earlier one. Files have none.
     pub versions: BTreeMap<Kind, u64>,
     /// All that is wrong now with what the source reads.
-    pub problems: Vec<Problem>,
+    pub problems: Arc<[Problem]>,
 }
 
 // === impl Problem ===

@@ -17,14 +17,21 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
+use crate::wait::eventually;
 pub use capture::{Capture, Packet};
 pub use namespace::{Namespace, Pod};
+
+/// How long a daemon may take to come back on a machine that builds at the same time.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const API_SERVER: &str = "kube-apiserver";
 
 /// The images of Lateen by the names that tests find them under.
 pub const IMAGES: &[&str] = &["lateend", "proxy", "shop"];
@@ -180,35 +187,49 @@ impl Cluster {
         command.finish().await
     }
 
-    /// Ends a daemon with SIGKILL; it comes back by itself.
+    /// Ends a daemon with SIGKILL, and waits until it has come back, which it does by itself. Whether it is at work again
+    /// is another question.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// When there is none of this name, or it does not come back.
     pub async fn restart(&self, daemon: &str) -> Result<()> {
-        self.node.script("restart").arg(daemon).finish().await.map(|_| ())
+        let old = self.daemon(daemon)?;
+        self.node.script("restart").arg(daemon).finish().await?;
+        eventually(&format!("another {daemon}"), PATIENCE, async || {
+            self.daemon(daemon).ok().filter(|new| *new != old)
+        })
+        .await
+        .map(|_| ())
     }
 
-    /// Ends a daemon with SIGKILL and keeps it from coming back until [`Cluster::resume`].
+    /// Ends the API server with SIGKILL, and keeps it from coming back until [`Cluster::let_api_server_back`].
     ///
     /// # Errors
-    /// When there is none of this name.
-    pub async fn stop(&self, daemon: &str) -> Result<()> {
-        self.node.script("stop").arg(daemon).finish().await.map(|_| ())
+    /// When it answers still.
+    pub async fn take_api_server_away(&self) -> Result<()> {
+        self.node.script("stop").arg(API_SERVER).finish().await?;
+        eventually("the API server is away", PATIENCE, async || {
+            let asked = self.kubectl(["get", "--raw", "/readyz"]).await;
+            asked.is_err().then_some(())
+        })
+        .await
     }
 
-    /// Lets a daemon come back.
+    /// Lets the API server come back, and waits until it is ready.
     ///
     /// # Errors
-    /// When the script fails.
-    pub async fn resume(&self, daemon: &str) -> Result<()> {
-        self.node.script("start").arg(daemon).finish().await.map(|_| ())
+    /// When it does not become ready.
+    pub async fn let_api_server_back(&self) -> Result<()> {
+        self.node.script("start").arg(API_SERVER).finish().await?;
+        eventually("the API server is back", PATIENCE, async || {
+            self.kubectl(["get", "--raw", "/readyz"]).await.ok()
+        })
+        .await
+        .map(|_| ())
     }
 
     /// The process that a daemon is, as the node counts processes.
-    ///
-    /// # Errors
-    /// When there is none of this name.
-    pub fn daemon(&self, daemon: &str) -> Result<u32> {
+    fn daemon(&self, daemon: &str) -> Result<u32> {
         let file = self.node.state.join(format!("run/{daemon}.pid"));
         let text = std::fs::read_to_string(&file).with_context(|| format!("no daemon {daemon}"))?;
         text.trim()

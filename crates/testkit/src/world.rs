@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use rustls::pki_types::CertificateDer;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::Upstream;
@@ -183,4 +185,18 @@ spec:
         let _ = writeln!(yaml, "    - {{name: {name}, labels: {{version: {version}}}}}");
     }
     yaml
+}
+
+/// A Secret with a new certificate for a host and its key, as a Gateway's `credentialName` names it; the certificate first.
+///
+/// # Errors
+/// When the host is no name for a certificate.
+pub fn tls_secret(namespace: &str, name: &str, host: &str) -> Result<(CertificateDer<'static>, String)> {
+    let certified = rcgen::generate_simple_self_signed(vec![host.to_owned()])?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": name, "namespace": namespace},
+        "stringData": {"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()},
+    });
+    Ok((certified.cert.der().clone(), secret.to_string()))
 }

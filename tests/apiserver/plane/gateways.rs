@@ -488,22 +488,14 @@ async fn each_revision_looks_after_its_own_gateways() -> Result<()> {
         ..plan("5", Some("canary"))
     };
     plans.insert(key("newer")?, newer);
-    let broken = GatewayDeployment {
-        overlays: vec![BTreeMap::from([(
-            "service".into(),
-            r#"{"metadata": {"name": "another"}}"#.into(),
-        )])],
-        ..plan("6", Some("canary"))
+    let overlaid = |uid: &str, part: &str, patch: &str| GatewayDeployment {
+        overlays: vec![BTreeMap::from([(part.into(), patch.into())])],
+        ..plan(uid, Some("canary"))
     };
-    plans.insert(key("broken")?, broken);
-    let odd = GatewayDeployment {
-        overlays: vec![BTreeMap::from([(
-            "deployment".into(),
-            r#"{"metadata": {"labels": "none"}}"#.into(),
-        )])],
-        ..plan("7", Some("canary"))
-    };
-    plans.insert(key("odd")?, odd);
+    let renamed = r#"{"metadata": {"name": "another"}}"#;
+    plans.insert(key("broken")?, overlaid("6", "service", renamed));
+    let unlabelled = r#"{"metadata": {"labels": "none"}}"#;
+    plans.insert(key("odd")?, overlaid("7", "deployment", unlabelled));
     let (_plans, seen) = watch::channel(Arc::new(plans));
     let settings = |revision: &str| Settings {
         revision: revision.to_owned(),

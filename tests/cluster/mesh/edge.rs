@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use lateen_testkit::world::tls_secret;
 use lateen_testkit::{Upstream, eventually, http};
-use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 use crate::mesh::{INGRESS, Mesh, PATIENCE};
@@ -14,7 +14,8 @@ use crate::shop::{Asking, SHOP, ask, with_status};
 async fn tls_ends_at_the_ingress_gateway_and_leads_to_the_shop() -> Result<()> {
     const HOST: &str = "secure.shop.example";
     Mesh::run("ingress", async |mesh| {
-        let (first, second) = (credential(HOST)?, credential(HOST)?);
+        let credential = || tls_secret(INGRESS, CREDENTIAL, HOST);
+        let (first, second) = (credential()?, credential()?);
         mesh.cluster.apply(&first.1).await?;
         let gateway = json!({
             "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
@@ -73,17 +74,6 @@ async fn tls_ends_at_the_ingress_gateway_and_leads_to_the_shop() -> Result<()> {
 
 /// The Secret that the Gateway names, in the namespace where the gateway runs.
 const CREDENTIAL: &str = "shop-tls";
-
-/// A certificate for a host, and the Secret that holds it.
-fn credential(host: &str) -> Result<(CertificateDer<'static>, String)> {
-    let certified = rcgen::generate_simple_self_signed(vec![host.to_owned()])?;
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": CREDENTIAL, "namespace": INGRESS},
-        "stringData": {"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()},
-    });
-    Ok((certified.cert.der().clone(), secret.to_string()))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_registry_may_be_asked_when_the_mesh_says_so() -> Result<()> {

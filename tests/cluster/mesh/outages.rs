@@ -72,31 +72,17 @@ async fn no_request_fails_while_the_api_server_is_away_or_the_kubelet_restarts()
     Mesh::run("api-server", async |mesh| {
         let cluster = &mesh.cluster;
         under_load(mesh, "the API server was away for a minute", async |load| {
-            cluster.stop("kube-apiserver").await?;
-            eventually("the API server is away", PATIENCE, async || {
-                let asked = cluster.kubectl(["get", "--raw", "/readyz"]).await;
-                asked.is_err().then_some(())
-            })
-            .await?;
+            cluster.take_api_server_away().await?;
             let since = Instant::now();
             while since.elapsed() < AWAY {
                 load.more(50, PATIENCE).await?;
             }
-            cluster.resume("kube-apiserver").await?;
-            eventually("the API server is back", PATIENCE, async || {
-                cluster.kubectl(["get", "--raw", "/readyz"]).await.ok()
-            })
-            .await?;
+            cluster.let_api_server_back().await?;
             at_work(mesh, "after-the-api-server").await
         })
         .await?;
         under_load(mesh, "the kubelet was killed", async |_| {
-            let kubelet = cluster.daemon("kubelet")?;
             cluster.restart("kubelet").await?;
-            eventually("another kubelet", PATIENCE, async || {
-                cluster.daemon("kubelet").ok().filter(|new| *new != kubelet)
-            })
-            .await?;
             // A pod that it starts proves that it is at work again.
             mesh.kubectl(&["rollout", "restart", "deployment/reviews-v3"]).await?;
             mesh.kubectl(&["rollout", "status", "deployment/reviews-v3", "--timeout=120s"])

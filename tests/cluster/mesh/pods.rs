@@ -10,9 +10,20 @@ use crate::shop::{SHOP, lines, none_failed};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_with_a_sidecar_reaches_the_mesh_and_ends() -> Result<()> {
     Mesh::run("job", async |mesh| {
-        let printed = job(mesh, "native", &json!({}), 1).await?;
+        let object = json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": SHOP},
+            "spec": {"backoffLimit": 0, "template": {"spec": {
+                "serviceAccountName": "traffic", "restartPolicy": "Never",
+                "containers": [{"name": "once", "image": Cluster::image("shop"),
+                    "args": ["load", "--rate", "5", "--seconds", "1"]}],
+            }}},
+        });
+        mesh.cluster.apply(&object.to_string()).await?;
+        mesh.kubectl(&["wait", "--for=condition=complete", "job/once", "--timeout=60s"])
+            .await?;
         // Its sidecar is there before it.
-        none_failed(&lines(&printed)?)
+        none_failed(&lines(&mesh.kubectl(&["logs", "job/once", "-c", "once"]).await?)?)?;
+        mesh.kubectl(&["delete", "job", "once", "--wait=false"]).await.map(drop)
     })
     .await
 }
@@ -61,25 +72,6 @@ async fn beside_its_proxy(mesh: &Mesh, name: &str, annotations: &Value) -> Resul
     .await?;
     mesh.kubectl(&["delete", "pod", name, "--wait=false"]).await?;
     Ok(seen)
-}
-
-/// What a Job printed that asks the front page for some seconds.
-async fn job(mesh: &Mesh, name: &str, annotations: &Value, seconds: u32) -> Result<String> {
-    let object = json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": SHOP},
-        "spec": {"backoffLimit": 0, "template": {"metadata": {"annotations": annotations}, "spec": {
-            "serviceAccountName": "traffic", "restartPolicy": "Never",
-            "containers": [{"name": "once", "image": Cluster::image("shop"),
-                "args": ["load", "--rate", "5", "--seconds", seconds.to_string()]}],
-        }}},
-    });
-    mesh.cluster.apply(&object.to_string()).await?;
-    let job = format!("job/{name}");
-    mesh.kubectl(&["wait", "--for=condition=complete", &job, "--timeout=60s"])
-        .await?;
-    let printed = mesh.kubectl(&["logs", &job, "-c", "once"]).await?;
-    mesh.kubectl(&["delete", &job, "--wait=false"]).await?;
-    Ok(printed)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

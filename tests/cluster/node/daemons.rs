@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use lateen_testkit::cluster::Namespace;
-use lateen_testkit::{Cluster, Load, eventually, http};
+use lateen_testkit::{Cluster, Load, http};
 
 use crate::shop;
 
@@ -24,31 +24,14 @@ async fn a_pod_answers_while_the_kubelet_restarts_and_the_api_server_is_away() -
         let load = Load::asking((before.ip, shop::PORT).into(), &["ratings"], "/ratings", 2);
         load.more(50, PATIENCE).await?;
 
-        let kubelet = cluster.daemon("kubelet")?;
         cluster.restart("kubelet").await?;
-        let new = eventually("another kubelet", PATIENCE, async || {
-            cluster.daemon("kubelet").ok().filter(|new| *new != kubelet)
-        });
-        new.await?;
         // A pod that it starts proves that it is at work again.
         namespace.apply(&shop::deployment("details", "v1")).await?;
         namespace.ready("details-v1").await?;
 
-        cluster.stop("kube-apiserver").await?;
-        let away = eventually("the API server is away", PATIENCE, async || {
-            cluster
-                .kubectl(["get", "--raw", "/readyz"])
-                .await
-                .is_err()
-                .then_some(())
-        });
-        away.await?;
+        cluster.take_api_server_away().await?;
         load.more(100, PATIENCE).await?;
-        cluster.resume("kube-apiserver").await?;
-        let back = eventually("the API server is back", PATIENCE, async || {
-            cluster.kubectl(["get", "--raw", "/readyz"]).await.ok()
-        });
-        back.await?;
+        cluster.let_api_server_back().await?;
         let door = http::get(
             (namespace.pod("app=details").await?.ip, shop::PORT).into(),
             "details",

@@ -7,6 +7,8 @@ use lateen_model::deployment::GatewayDeployment;
 use lateen_names::ObjectKey;
 use serde_json::{Map, Value, json};
 
+use super::resource;
+
 /// Label of everything that is made: the controller that made it.
 pub(super) const MANAGED: &str = "gateway.istio.io/managed";
 /// Label of everything that is made: the Gateway's name. The Service and the Deployment select pods by it.
@@ -79,14 +81,10 @@ impl Part {
 
     /// The object for a Gateway, to be injected by a control plane of this revision.
     pub(super) fn object(self, key: &ObjectKey, plan: &GatewayDeployment, revision: &str) -> Value {
-        let (group, version, kind, _) = self.place();
-        let api_version = match group {
-            "" => version.to_owned(),
-            group => format!("{group}/{version}"),
-        };
+        let resource = resource(self.place());
         let mut object = json!({
-            "apiVersion": api_version,
-            "kind": kind,
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
             "metadata": {
                 "name": &**self.name(plan),
                 "namespace": key.namespace.as_ref().map(|namespace| namespace.as_str()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::api::ApiResource;
-use kube::core::GroupVersion;
+use kube::core::{GroupVersion, GroupVersionKind};
 use kube::discovery;
 use lateen_api::gateway_api::{self, GROUP};
 use tokio::sync::watch;
@@ -72,13 +72,7 @@ pub(super) type Served = BTreeMap<usize, &'static str>;
 
 impl StatusKind {
     pub(super) fn resource(&self, version: &str) -> ApiResource {
-        ApiResource {
-            group: self.group.to_owned(),
-            version: version.to_owned(),
-            api_version: format!("{}/{version}", self.group),
-            kind: self.kind.to_owned(),
-            plural: self.plural.to_owned(),
-        }
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(self.group, version, self.kind), self.plural)
     }
 }
 

@@ -114,15 +114,7 @@ impl<'a> Conversion<'a> {
                 }
             };
             let fault = fault.or_else(|| accepted.clone());
-            let parent = ParentRef {
-                group: target.group.as_str().into(),
-                kind: target.kind.as_str().into(),
-                namespace: None,
-                name: target.name.as_str().into(),
-                section: target.section_name.as_deref().map(Arc::from),
-                port: None,
-            };
-            parents.push(ancestor(parent, WAYPOINT, fault.as_ref(), resolved.as_ref()));
+            parents.push(ancestor(parent_of(target), WAYPOINT, fault.as_ref(), resolved.as_ref()));
             last = fault.or(last);
         }
         let controller = self.controller().to_owned();
@@ -143,20 +135,10 @@ impl<'a> Conversion<'a> {
     /// Another policy's business: told, so that what was told before is not left standing.
     fn ignored(&mut self, meta: &Meta, object: &BackendTlsPolicy) {
         let fault = Fault::new("IgnoredByIstio", format!("left alone, as the annotation {IGNORE} says"));
-        let parents = object.spec.target_refs.iter().map(|target| {
-            let parent = ParentRef {
-                group: target.group.as_str().into(),
-                kind: target.kind.as_str().into(),
-                namespace: None,
-                name: target.name.as_str().into(),
-                section: target.section_name.as_deref().map(Arc::from),
-                port: None,
-            };
-            ParentStatus {
-                parent,
-                controller: WAYPOINT.into(),
-                conditions: vec![unless(Some(&fault), "Accepted", "Accepted", "")],
-            }
+        let parents = object.spec.target_refs.iter().map(|target| ParentStatus {
+            parent: parent_of(target),
+            controller: WAYPOINT.into(),
+            conditions: vec![unless(Some(&fault), "Accepted", "Accepted", "")],
         });
         let parents = parents.collect();
         self.policy_status(meta, object, parents);
@@ -377,6 +359,18 @@ fn key_of(namespace: &Namespace, name: &str) -> Option<ObjectKey> {
         namespace: Some(namespace.clone()),
         name: Name::new(name).ok()?,
     })
+}
+
+/// The target as a status names it.
+fn parent_of(target: &Target) -> ParentRef {
+    ParentRef {
+        group: target.group.as_str().into(),
+        kind: target.kind.as_str().into(),
+        namespace: None,
+        name: target.name.as_str().into(),
+        section: target.section_name.as_deref().map(Arc::from),
+        port: None,
+    }
 }
 
 fn kind_of(target: &Target) -> Option<&'static str> {

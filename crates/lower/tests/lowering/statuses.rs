@@ -86,7 +86,6 @@ fn golden_parents(parents: &Value, reference: &str) -> Value {
     map.into()
 }
 
-#[allow(clippy::too_many_arguments, reason = "a parent has that many parts")]
 fn parent_key(
     group: &str,
     kind: &str,

@@ -43,7 +43,7 @@ pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Res
     })?;
     first_places.watch(None, &mut watcher)?;
     let mut first = true;
-    let mut problems: Vec<Problem> = Vec::new();
+    let mut problems: Arc<[Problem]> = Arc::default();
     loop {
         // Reading blocks, and a directory may hold a great many files.
         let reloaded = tokio::task::spawn_blocking(move || {
@@ -56,16 +56,16 @@ pub async fn watch(mut source: FileSource, updates: mpsc::Sender<Update>) -> Res
         source = back;
         match result {
             Ok(events) => {
-                let same = problems == source.problems();
+                let same = *problems == *source.problems();
                 log_new(&problems, source.problems());
-                problems = source.problems().to_vec();
+                problems = source.problems().into();
                 if first || !events.is_empty() || !same {
                     first = false;
                     if updates
                         .send(Update {
                             events,
                             versions: BTreeMap::new(),
-                            problems: problems.clone(),
+                            problems: Arc::clone(&problems),
                         })
                         .await
                         .is_err()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube::api::ApiResource;
+use kube::api::{ApiResource, GroupVersionKind};
 use lateen_api::{KindInfo, gateway_api};
 use lateen_lower::Kind;
 use serde::Serialize;
@@ -40,18 +40,8 @@ impl Watched {
 
     /// Where it is served in a version.
     pub(super) fn resource(&self, version: &str) -> ApiResource {
-        let group = self.kind.group();
-        ApiResource {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            api_version: if group.is_empty() {
-                version.to_owned()
-            } else {
-                format!("{group}/{version}")
-            },
-            kind: self.kind.name().to_owned(),
-            plural: self.plural.to_owned(),
-        }
+        let kind = GroupVersionKind::gvk(self.kind.group(), version, self.kind.name());
+        ApiResource::from_gvk_with_plural(&kind, self.plural)
     }
 }
 
