@@ -22,7 +22,12 @@ pub struct Resource {
 impl Resource {
     /// Encodes a message. Maps in generated messages are ordered, so equal messages give equal bytes.
     pub fn encode<M: Message>(name: impl Into<Arc<str>>, message: &M) -> Self {
-        let bytes = Bytes::from(message.encode_to_vec());
+        Self::of(name, message.encode_to_vec())
+    }
+
+    /// A message that is encoded already.
+    pub fn of(name: impl Into<Arc<str>>, bytes: Vec<u8>) -> Self {
+        let bytes = Bytes::from(bytes);
         Self {
             name: name.into(),
             hash: xxh3_64(&bytes),

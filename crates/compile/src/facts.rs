@@ -7,7 +7,8 @@ use std::sync::Arc;
 use lateen_model::endpoint::Instance;
 use lateen_model::gateway::GatewaySelector;
 use lateen_model::mesh::ProxyConfig;
-use lateen_model::policy::Scope as PolicyScope;
+use lateen_model::patch::Patch;
+use lateen_model::policy::{EnvoyFilter, Scope as PolicyScope};
 use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
 use lateen_model::route::GatewayRef;
 use lateen_model::{Labels, Proxy, ServiceKey, Shared, Snapshot, Table};
@@ -32,14 +33,17 @@ pub enum Family {
     Secrets,
     /// The name table.
     NameTable,
+    /// Configurations that filters ask for by name.
+    Extensions,
 }
 
 impl Family {
     /// All of them, in push order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OutboundClusters,
         Self::InboundClusters,
         Self::Endpoints,
+        Self::Extensions,
         Self::OutboundListeners,
         Self::InboundListeners,
         Self::Routes,
@@ -55,6 +59,7 @@ impl Family {
             Self::OutboundListeners | Self::InboundListeners => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Secrets => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Extensions => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable",
         }
     }
@@ -90,7 +95,7 @@ pub struct OutboundFacts {
     /// Those sets of `sourceLabels` in VirtualServices that match.
     pub source_labels: BTreeSet<Labels>,
     /// EnvoyFilters in force, in order of application.
-    pub envoy_filters: Vec<ObjectKey>,
+    pub envoy_filters: Vec<FilterInForce>,
     /// Telemetries in force: root, namespace, workload.
     pub telemetries: Vec<ObjectKey>,
     /// Gateways that select the proxy, oldest first (routers only).
@@ -110,6 +115,15 @@ pub struct Place {
     pub locality: Locality,
     /// Those of its labels that some rule orders endpoints by (`failoverPriority`).
     pub labels: Labels,
+}
+
+/// An EnvoyFilter that concerns a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FilterInForce {
+    /// The filter.
+    pub key: ObjectKey,
+    /// Places in its list of those patches that are for proxies of another version or other metadata.
+    pub left_out: Vec<usize>,
 }
 
 /// Further facts that outbound listeners see.
@@ -191,8 +205,8 @@ pub struct InboundFacts {
     pub instances: Vec<Instance>,
     /// Policies in force.
     pub policies: Policies,
-    /// EnvoyFilters in force.
-    pub envoy_filters: Vec<ObjectKey>,
+    /// EnvoyFilters in force, in order of application.
+    pub envoy_filters: Vec<FilterInForce>,
     /// Telemetries in force.
     pub telemetries: Vec<ObjectKey>,
     /// Facts that only telemetry sees.
@@ -218,7 +232,7 @@ impl Classes {
     /// Reads off a proxy what each family may know of it.
     pub fn of(snapshot: &Snapshot, proxy: &Proxy) -> Self {
         let sidecar = sidecar_of(snapshot, proxy);
-        let envoy_filters = in_force(&snapshot.envoy_filters, snapshot, proxy, |filter| &filter.scope);
+        let envoy_filters = filters_in_force(snapshot, proxy);
         let telemetries = in_force(&snapshot.telemetries, snapshot, proxy, |telemetry| &telemetry.scope);
         let policies = Policies {
             peer: in_force(&snapshot.peer_authentications, snapshot, proxy, |policy| &policy.scope),
@@ -373,6 +387,48 @@ fn in_force<T>(
         .collect();
     found.sort();
     found.into_iter().map(|(_, _, key)| key.clone()).collect()
+}
+
+/// Filters of low priority first; of equal ones those of the root namespace, then the older.
+fn filters_in_force(snapshot: &Snapshot, proxy: &Proxy) -> Vec<FilterInForce> {
+    let keys = in_force(&snapshot.envoy_filters, snapshot, proxy, |filter| &filter.scope);
+    let mut found: Vec<_> = keys
+        .into_iter()
+        .filter_map(|key| Some((snapshot.envoy_filters.get(&key)?, key)))
+        .collect();
+    found.sort_by(|(one, a), (other, b)| {
+        let rank = |filter: &EnvoyFilter| {
+            let elsewhere = filter.scope.namespace != snapshot.mesh.root_namespace;
+            (filter.priority, elsewhere, filter.scope.created)
+        };
+        rank(one).cmp(&rank(other)).then_with(|| a.name.cmp(&b.name))
+    });
+    let for_others = |patch: &Patch| {
+        let known = &proxy.options.extra;
+        let metadata = patch
+            .proxy_metadata
+            .iter()
+            .all(|(key, value)| known.get(key) == Some(value));
+        // The expression was tried when the object was read.
+        let version = patch.proxy_version.as_ref();
+        let version =
+            version.is_none_or(|text| regex::Regex::new(text).is_ok_and(|regex| regex.is_match(&proxy.version)));
+        !(metadata && version)
+    };
+    found
+        .into_iter()
+        .map(|(filter, key)| {
+            let left_out = filter
+                .patches
+                .iter()
+                .filter(|patch| for_others(patch))
+                .map(|patch| patch.index);
+            FilterInForce {
+                key,
+                left_out: left_out.collect(),
+            }
+        })
+        .collect()
 }
 
 /// Whether a policy attached to a Gateway concerns this proxy of it.

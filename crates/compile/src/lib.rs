@@ -35,8 +35,10 @@ pub use scope::Scope;
 pub enum Input {
     /// A cluster.
     Cluster(cluster::Input),
-    /// A cluster that an EnvoyFilter adds.
-    AddedCluster(envoyfilter::Input),
+    /// A resource that an EnvoyFilter adds.
+    Added(envoyfilter::Added),
+    /// A resource that EnvoyFilters change.
+    Patched(Box<envoyfilter::Patched>),
     /// The endpoints of a cluster.
     Endpoints(endpoint::Input),
     /// A listener.
@@ -54,7 +56,8 @@ impl Input {
     pub fn build(&self) -> Built {
         match self {
             Self::Cluster(input) => input.build(),
-            Self::AddedCluster(input) => input.build(),
+            Self::Added(input) => input.build(),
+            Self::Patched(input) => input.build(),
             Self::Endpoints(input) => input.build(),
             Self::Listener(input) => input.build(),
             Self::Routes(input) => input.build(),
@@ -67,15 +70,8 @@ impl Input {
 /// Lists what the proxies of a class hold of one family, in the order in which Envoy gets it. A later input whose
 /// resource has the name of an earlier one is left out by the caller: the earlier wins.
 pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Classes) -> Vec<Input> {
-    match family {
-        Family::OutboundClusters => {
-            let mut all = wrap(cluster::outbound(snapshot, scope, &classes.outbound), Input::Cluster);
-            all.extend(wrap(
-                envoyfilter::clusters(snapshot, &classes.outbound),
-                Input::AddedCluster,
-            ));
-            all
-        }
+    let inputs = match family {
+        Family::OutboundClusters => wrap(cluster::outbound(snapshot, scope, &classes.outbound), Input::Cluster),
         Family::InboundClusters => wrap(cluster::inbound(snapshot, &classes.inbound), Input::Cluster),
         Family::Endpoints => wrap(endpoint::select(snapshot, scope, &classes.endpoints), Input::Endpoints),
         Family::OutboundListeners => wrap(listener::outbound(snapshot, scope, &classes.listeners), Input::Listener),
@@ -83,7 +79,9 @@ pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Clas
         Family::Routes => wrap(route::select(snapshot, scope, &classes.outbound), Input::Routes),
         Family::NameTable => wrap(nametable::select(snapshot, scope, &classes.outbound), Input::NameTable),
         Family::Secrets => wrap(secret::select(snapshot, &classes.outbound), Input::Secret),
-    }
+        Family::Extensions => envoyfilter::extensions(snapshot, &classes.outbound),
+    };
+    envoyfilter::patch(family, snapshot, classes, inputs)
 }
 
 fn wrap<T>(inputs: Vec<T>, variant: fn(T) -> Input) -> Vec<Input> {

@@ -276,6 +276,5 @@ fn judged_alike(old: &Snapshot, new: &Snapshot) -> bool {
 fn findings(snapshot: &Snapshot) -> Vec<Diagnostic> {
     let mut findings: Vec<Diagnostic> = snapshot.diagnostics.to_vec();
     findings.extend(analysis::check(snapshot));
-    findings.extend(lateen_compile::envoyfilter::unsupported(snapshot));
     findings
 }

@@ -194,7 +194,7 @@ impl Families {
 
 fn facts(family: Family, classes: &Classes) -> Facts {
     match family {
-        Family::OutboundClusters | Family::Routes | Family::Secrets | Family::NameTable => {
+        Family::OutboundClusters | Family::Routes | Family::Secrets | Family::NameTable | Family::Extensions => {
             Facts::Outbound(Arc::new(classes.outbound.clone()))
         }
         Family::OutboundListeners => Facts::Listeners(Arc::new(classes.listeners.clone())),
@@ -205,7 +205,9 @@ fn facts(family: Family, classes: &Classes) -> Facts {
 
 fn family_of(input: &Input) -> &'static str {
     match input {
-        Input::Cluster(_) | Input::AddedCluster(_) => Family::OutboundClusters.type_url(),
+        Input::Patched(patched) => family_of(patched.inner()),
+        Input::Added(added) => added.type_url(),
+        Input::Cluster(_) => Family::OutboundClusters.type_url(),
         Input::Endpoints(_) => Family::Endpoints.type_url(),
         Input::Listener(_) => Family::OutboundListeners.type_url(),
         Input::Routes(_) => Family::Routes.type_url(),

@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod endpoint;
 pub mod gateway;
 pub mod mesh;
+pub mod patch;
 pub mod policy;
 pub mod proxy;
 pub mod route;

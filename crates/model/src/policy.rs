@@ -7,6 +7,7 @@ use std::time::Duration;
 use lateen_names::{Namespace, ObjectRef};
 
 use crate::Selector;
+use crate::patch::Patch;
 
 /// What every policy object has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -209,8 +210,8 @@ pub struct EnvoyFilter {
     pub scope: Scope,
     /// Order among filters: lower first.
     pub priority: i32,
-    /// Patches, in order, each as the user's JSON in canonical form (sorted keys): `applyTo`, `match`, `patch`.
-    pub patches: Vec<Arc<str>>,
+    /// Patches in order, without those that are broken.
+    pub patches: Vec<Arc<Patch>>,
 }
 
 /// Which side of a proxy telemetry speaks of.

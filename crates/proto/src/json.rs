@@ -6,6 +6,8 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
 use prost_types::Any;
 
+use crate::dynamic;
+
 /// A message could not be written as or read from JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
@@ -19,6 +21,14 @@ pub enum JsonError {
         type_name: String,
         /// What the decoder said.
         source: prost::DecodeError,
+    },
+    /// Two packed messages are of different types.
+    #[error("is of type `{found}`, not of `{expected}`")]
+    OtherType {
+        /// The type that is there.
+        expected: String,
+        /// The type of what was to be merged into it.
+        found: String,
     },
     /// The JSON does not fit the message, or the message has no JSON form.
     #[error("{type_name}: {source}")]
@@ -54,7 +64,7 @@ pub fn to_json<M: Message + Name>(message: &M) -> Result<serde_json::Value, Json
 /// # Errors
 /// When its type, or the type of an `Any` within, has no descriptor, or the bytes do not decode.
 pub fn any_to_json(any: &Any) -> Result<serde_json::Value, JsonError> {
-    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    let name = dynamic::type_name(&any.type_url);
     let value = dynamic_to_json(name, &any.value)?;
     let mut object = serde_json::Map::new();
     object.insert("@type".to_owned(), any.type_url.clone().into());
@@ -73,11 +83,19 @@ pub fn any_to_json(any: &Any) -> Result<serde_json::Value, JsonError> {
 /// When the JSON does not fit the message type; the error names the field.
 pub fn from_json<M: Message + Name + Default>(json: &serde_json::Value) -> Result<M, JsonError> {
     let name = M::full_name();
-    let message = dynamic_from_json(&name, json)?;
-    message.transcode_to().map_err(|source| JsonError::Decode {
+    let bytes = bytes_from_json(&name, json)?;
+    M::decode(bytes.as_slice()).map_err(|source| JsonError::Decode {
         type_name: name,
         source,
     })
+}
+
+/// Reads a message of the type named `type_name` from proto-JSON and encodes it; equal JSON gives equal bytes.
+///
+/// # Errors
+/// When the type is unknown or the JSON does not fit it.
+pub fn bytes_from_json(type_name: &str, json: &serde_json::Value) -> Result<Vec<u8>, JsonError> {
+    Ok(dynamic::encode(&dynamic_from_json(type_name, json)?))
 }
 
 /// Reads a message of the type named `type_name` from proto-JSON and packs it.
@@ -85,10 +103,9 @@ pub fn from_json<M: Message + Name + Default>(json: &serde_json::Value) -> Resul
 /// # Errors
 /// When the type is unknown or the JSON does not fit it.
 pub fn any_from_json(type_name: &str, json: &serde_json::Value) -> Result<Any, JsonError> {
-    let message = dynamic_from_json(type_name, json)?;
     Ok(Any {
         type_url: format!("type.googleapis.com/{type_name}"),
-        value: message.encode_to_vec(),
+        value: bytes_from_json(type_name, json)?,
     })
 }
 

@@ -5,10 +5,12 @@
 //! ([`descriptors`]), which is how JSON is written and how EnvoyFilter patches are applied.
 
 mod any;
+mod dynamic;
 mod json;
 
 pub use any::{any, type_url};
-pub use json::{JsonError, any_from_json, any_to_json, descriptors, from_json, to_json};
+pub use dynamic::{Lists, merge, merge_any};
+pub use json::{JsonError, any_from_json, any_to_json, bytes_from_json, descriptors, from_json, to_json};
 pub use messages::*;
 pub use prost_types::{Any, Struct, Value, value};
 

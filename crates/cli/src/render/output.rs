@@ -95,6 +95,9 @@ pub fn render(snapshot: &Snapshot, proxy: &Proxy) -> Result<Rendered> {
                 resources.retain(|name, _| wanted.contains(name));
             }
         };
+    let extensions = extension_names(listeners);
+    keep("extensions", &extensions, &mut by_kind);
+    by_kind.retain(|kind, resources| ALWAYS.contains(kind) || !resources.is_empty());
     keep("routes", &tables, &mut by_kind);
     keep("endpoints", &sets, &mut by_kind);
     let mut resources: BTreeMap<&'static str, Vec<Value>> = by_kind
@@ -132,6 +135,22 @@ fn route_tables(listeners: &BTreeMap<String, Value>) -> BTreeSet<String> {
                 .and_then(|rds| rds.get("routeConfigName"))
                 .and_then(Value::as_str)
             {
+                names.insert(name.to_owned());
+            }
+        });
+    }
+    names
+}
+
+/// The names by which filters ask for their configuration.
+fn extension_names(listeners: &BTreeMap<String, Value>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for listener in listeners.values() {
+        walk(listener, &mut |object| {
+            if let (Some(name), true) = (
+                object.get("name").and_then(Value::as_str),
+                object.contains_key("configDiscovery"),
+            ) {
                 names.insert(name.to_owned());
             }
         });

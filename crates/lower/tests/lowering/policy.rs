@@ -1,9 +1,11 @@
 //! Policies.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_model::Severity;
+use lateen_model::patch::{PatchContext, PatchMatch, PatchOperation, PatchTarget};
 use lateen_model::policy::*;
 
 use crate::world::{findings, key, world};
@@ -186,10 +188,21 @@ spec:
                 .iter()
                 .all(|(_, severity, _)| *severity == Severity::Warning)
         );
-        made.patches[0].to_string()
+        Arc::clone(&made.patches[0])
     };
-    let one = patch("{a: 1, b: {d: [2, {z: 0, y: 1}], c: x}}");
-    assert_eq!(one, patch("{b: {c: x, d: [2, {y: 1, z: 0}]}, a: 1}"));
-    let expected = r#"{"applyTo":"CLUSTER","match":{"cluster":{"service":"a"},"context":"SIDECAR_OUTBOUND"},"patch":{"operation":"MERGE","value":{"a":1,"b":{"c":"x","d":[2,{"y":1,"z":0}]}}}}"#;
-    assert_eq!(one, expected);
+    let one = patch("{connect_timeout: 1s, metadata: {filter_metadata: {x: {a: 1, b: 2}}}}");
+    let other = patch("{metadata: {filter_metadata: {x: {b: 2, a: 1}}}, connectTimeout: 1s}");
+    assert_eq!(one, other);
+    assert_eq!(
+        (one.target, one.context, one.operation),
+        (
+            PatchTarget::Cluster,
+            PatchContext::SidecarOutbound,
+            PatchOperation::Merge
+        )
+    );
+    let PatchMatch::Cluster(matched) = &one.matched else {
+        panic!("{one:?}")
+    };
+    assert_eq!(&*matched.service, "a");
 }
