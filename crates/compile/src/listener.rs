@@ -85,7 +85,7 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Ve
         options: out.options.clone(),
         capabilities: out.capabilities,
         names: facts.telemetry.clone(),
-        telemetry: TelemetryInput::select(snapshot, &out.telemetries),
+        telemetry: TelemetryInput::select(snapshot, &out.telemetries, &facts.telemetry),
     };
     let kinds: Vec<Kind> = match out.kind {
         ProxyKind::Sidecar => {
@@ -125,7 +125,7 @@ pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
         options: facts.options.clone(),
         capabilities: facts.capabilities,
         names: facts.telemetry.clone(),
-        telemetry: TelemetryInput::select(snapshot, &facts.telemetries),
+        telemetry: TelemetryInput::select(snapshot, &facts.telemetries, &facts.telemetry),
     };
     inbound::select(snapshot, facts)
         .into_iter()

@@ -442,7 +442,7 @@ fn blackhole(common: &Common) -> pb::FilterChain {
             destination_port: Some(common.mesh.inbound_port.into()),
             ..Default::default()
         }),
-        filters: Target::single(names::BLACK_HOLE, Protocol::Tcp).filters(common, Side::Inbound),
+        filters: Target::single(names::BLACK_HOLE, Protocol::Tcp).silent(common),
         ..Default::default()
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct PolicyInput {
 
 /// A service of the mesh as a filter calls it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Upstream {
+pub(super) struct Upstream {
     host: Hostname,
     cluster: Arc<str>,
 }
@@ -125,7 +125,7 @@ impl PolicyInput {
 impl Upstream {
     /// A service by `host` or `namespace/host`. Without namespace it must be the only one of its name: whose it is would
     /// be a guess otherwise.
-    fn find(snapshot: &Snapshot, service: &str, port: u16) -> Option<Self> {
+    pub(super) fn find(snapshot: &Snapshot, service: &str, port: u16) -> Option<Self> {
         let (namespace, host) = match service.split_once('/') {
             Some((namespace, host)) => (Some(namespace), host),
             None => (None, service),
@@ -144,5 +144,13 @@ impl Upstream {
             host: first.host.clone(),
             cluster: names::outbound(port, "", &first.host).into(),
         })
+    }
+
+    pub(super) fn host(&self) -> &str {
+        self.host.as_str()
+    }
+
+    pub(super) fn cluster(&self) -> &str {
+        &self.cluster
     }
 }

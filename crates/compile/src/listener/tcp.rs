@@ -6,6 +6,7 @@ use std::time::Duration;
 use lateen_model::destination::{HashKey, LbPolicy};
 use lateen_model::route::WeightedDestination;
 use lateen_model::service::Protocol;
+use lateen_proto::envoy::config::accesslog::v3::AccessLog;
 use lateen_proto::envoy::config::listener::v3 as pb;
 use lateen_proto::envoy::extensions::filters::network::mongo_proxy::v3::MongoProxy;
 use lateen_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
@@ -124,11 +125,16 @@ impl Target {
             };
             filters.push(filter("envoy.filters.network.mongo_proxy", &config));
         }
-        filters.push(self.tcp_proxy(common, side));
+        filters.push(self.tcp_proxy(common, common.telemetry.access_logs(common, side, true)));
         filters
     }
 
-    fn tcp_proxy(&self, common: &Common, side: Side) -> pb::Filter {
+    /// The filter alone, which logs nothing: for connections that nobody meant to make.
+    pub(super) fn silent(&self, common: &Common) -> Vec<pb::Filter> {
+        vec![self.tcp_proxy(common, Vec::new())]
+    }
+
+    fn tcp_proxy(&self, common: &Common, access_log: Vec<AccessLog>) -> pb::Filter {
         let idle = self
             .idle_timeout
             .or_else(|| common.options.idle_timeout_ms.map(Duration::from_millis));
@@ -150,7 +156,6 @@ impl Target {
             use_post: protocol.eq_ignore_ascii_case("POST"),
             ..Default::default()
         });
-        let access_log = common.telemetry.access_logs(common, side, true);
         let proxy = TcpProxy {
             stat_prefix: self.stat_prefix.to_string(),
             cluster_specifier: Some(specifier),

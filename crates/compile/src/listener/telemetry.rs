@@ -1,19 +1,15 @@
 //! Access logs and traces, as Telemetry objects, MeshConfig and ProxyConfig ask for them.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod logs;
+mod providers;
 
-use lateen_model::mesh::{ExtensionProvider, LogFormat};
+use std::collections::BTreeMap;
+
 use lateen_model::policy::{TagSource, Telemetry, TelemetryMode, Tracing};
+use lateen_model::proxy::ProxyKind;
 use lateen_model::{Shared, Snapshot};
 use lateen_names::ObjectKey;
-use lateen_proto::any;
-use lateen_proto::envoy::config::accesslog::v3::{
-    AccessLog, AccessLogFilter, ResponseFlagFilter, access_log, access_log_filter,
-};
-use lateen_proto::envoy::config::core::v3::substitution_format_string::Format;
-use lateen_proto::envoy::config::core::v3::{DataSource, JsonFormatOptions, SubstitutionFormatString, data_source};
-use lateen_proto::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use lateen_proto::envoy::config::trace::v3::tracing;
 use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager;
 use lateen_proto::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment::Segment};
 use lateen_proto::envoy::r#type::metadata::v3::metadata_kind::{Kind as MetadataKindOf, Request};
@@ -23,6 +19,8 @@ use lateen_proto::envoy::r#type::tracing::v3::custom_tag::{Environment, Header, 
 use lateen_proto::envoy::r#type::v3::Percent;
 
 use super::Common;
+use crate::facts::TelemetryFacts;
+use providers::Provider;
 
 /// Which side of the proxy a listener is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,30 +43,30 @@ impl Side {
     }
 }
 
-/// Istio's default log line.
-const DEFAULT_LINE: &str = concat!(
-    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% ",
-    "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% ",
-    "\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
-    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" ",
-    "\"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% ",
-    "%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
-);
-
 /// Telemetry objects in force.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TelemetryInput {
     objects: Vec<Shared<Telemetry>>,
+    /// What of the mesh's providers logs or traces.
+    providers: Shared<Vec<Provider>>,
 }
 
 impl TelemetryInput {
-    pub(super) fn select(snapshot: &Snapshot, keys: &[ObjectKey]) -> Self {
-        let objects = keys
+    pub(super) fn select(snapshot: &Snapshot, keys: &[ObjectKey], names: &TelemetryFacts) -> Self {
+        let objects: Vec<_> = keys
             .iter()
             .filter_map(|key| snapshot.telemetries.get(key))
             .cloned()
             .collect();
-        Self { objects }
+        Self {
+            providers: Shared::new(providers::select(snapshot, &objects, names)),
+            objects,
+        }
+    }
+
+    /// The one provider of a name.
+    fn provider(&self, name: &str) -> Option<&Provider> {
+        self.providers.iter().find(|provider| &*provider.name == name)
     }
 
     /// Whether the request ID decides which requests are traced.
@@ -89,9 +87,18 @@ impl TelemetryInput {
 
     /// Tracing of a connection manager; `None` turns it off.
     pub(super) fn tracing(&self, common: &Common, side: Side) -> Option<http_connection_manager::Tracing> {
-        if !common.mesh.tracing
-            || self.tracing_of(side).filter_map(|tracing| tracing.disabled).next_back() == Some(true)
-        {
+        let asked = self.objects.iter().any(|object| !object.tracing.is_empty());
+        let provider = if asked || !common.mesh.default_tracing.is_empty() {
+            // Of several providers the first counts. What cannot be sent anywhere is not traced.
+            let own = self.tracing_of(side).filter_map(|tracing| tracing.providers.first());
+            let name = own.last().or(common.mesh.default_tracing.first())?;
+            Some(self.provider(name)?.tracer.as_ref()?)
+        } else if common.mesh.tracing {
+            None
+        } else {
+            return None;
+        };
+        if self.tracing_of(side).filter_map(|tracing| tracing.disabled).next_back() == Some(true) {
             return None;
         }
         let parts_per_million = self
@@ -102,13 +109,34 @@ impl TelemetryInput {
             .unwrap_or(10_000);
         let percent = |value: f64| Some(Percent { value });
         let all = 100.0;
+        let samples_itself = provider.is_some_and(|tracer| tracer.samples);
+        let random = if samples_itself {
+            all
+        } else {
+            f64::from(parts_per_million) / 10_000.0
+        };
+        let longest = provider.map_or(0, |tracer| tracer.max_tag_length);
+        let longest = if longest > 0 {
+            longest
+        } else {
+            common.config.tracing.max_path_tag_length
+        };
+        let span = provider.is_some_and(|tracer| tracer.spans_upstream || common.proxy == ProxyKind::Router);
+        let alone = self
+            .tracing_of(side)
+            .filter_map(|tracing| tracing.disable_context_propagation);
         Some(http_connection_manager::Tracing {
             client_sampling: percent(all),
-            random_sampling: percent(f64::from(parts_per_million) / 10_000.0),
+            random_sampling: percent(random),
             overall_sampling: percent(all),
             custom_tags: self.tags(common, side),
-            max_path_tag_length: (common.config.tracing.max_path_tag_length > 0)
-                .then(|| common.config.tracing.max_path_tag_length),
+            max_path_tag_length: (longest > 0).then_some(longest),
+            provider: provider.map(|tracer| tracing::Http {
+                name: tracer.config.name.to_owned(),
+                config_type: Some(tracing::http::ConfigType::TypedConfig(tracer.config.packed())),
+            }),
+            spawn_upstream_span: span.then_some(true),
+            no_context_propagation: alone.last().unwrap_or_default(),
             ..Default::default()
         })
     }
@@ -158,147 +186,6 @@ impl TelemetryInput {
             })
             .collect()
     }
-
-    /// Access logs of a connection manager or (for `tcp`) of a TCP proxy.
-    pub(super) fn access_logs(&self, common: &Common, side: Side, _tcp: bool) -> Vec<AccessLog> {
-        let sections: Vec<_> = self
-            .objects
-            .iter()
-            .flat_map(|object| object.logging.iter())
-            .filter(|logging| side.concerns(logging.mode))
-            .collect();
-        if let Some(last) = sections.last() {
-            if last.disabled == Some(true) {
-                return Vec::new();
-            }
-            let providers = sections
-                .iter()
-                .rev()
-                .map(|logging| &logging.providers)
-                .find(|list| !list.is_empty());
-            let providers = providers.unwrap_or(&common.mesh.default_access_logging);
-            let named = |name: &Arc<str>| common.mesh.providers.iter().find(|provider| provider.name == *name);
-            return providers
-                .iter()
-                .filter_map(named)
-                .filter_map(|provider| self.provider_log(provider))
-                .collect();
-        }
-        let Some(path) = &common.mesh.access_log_file else {
-            return Vec::new();
-        };
-        vec![file_log(path, &common.mesh.access_log_format)]
-    }
-
-    /// Access logs of a listener itself, for connections that no chain takes.
-    pub(super) fn listener_logs(&self, common: &Common, side: Side) -> Vec<AccessLog> {
-        if common.mesh.disable_listener_log {
-            return Vec::new();
-        }
-        let mut logs = self.access_logs(common, side, true);
-        for log in &mut logs {
-            log.filter = Some(no_route_filter());
-        }
-        logs
-    }
-
-    fn provider_log(&self, provider: &ExtensionProvider) -> Option<AccessLog> {
-        let config: serde_json::Value = serde_json::from_str(&provider.config).ok()?;
-        match &*provider.kind {
-            "envoyFileAccessLog" => {
-                let path = config["path"].as_str().unwrap_or("/dev/stdout");
-                let format = if let Some(text) = config["logFormat"]["text"].as_str() {
-                    LogFormat::Text(text.into())
-                } else if config["logFormat"]["labels"].is_object() {
-                    LogFormat::Json(config["logFormat"]["labels"].to_string().into())
-                } else {
-                    LogFormat::Text("".into())
-                };
-                Some(file_log(path, &format))
-            }
-            // Providers that are services of the mesh are not served yet.
-            _ => None,
-        }
-    }
-}
-
-/// Only connections without route or chain (`NR`).
-fn no_route_filter() -> AccessLogFilter {
-    AccessLogFilter {
-        filter_specifier: Some(access_log_filter::FilterSpecifier::ResponseFlagFilter(
-            ResponseFlagFilter {
-                flags: vec!["NR".to_owned()],
-            },
-        )),
-    }
-}
-
-/// A file access log in Istio's form.
-fn file_log(path: &str, format: &LogFormat) -> AccessLog {
-    let format = match format {
-        LogFormat::Text(text) => {
-            let line = if text.is_empty() {
-                DEFAULT_LINE.to_owned()
-            } else {
-                terminated(text)
-            };
-            Format::TextFormatSource(DataSource {
-                specifier: Some(data_source::Specifier::InlineString(line)),
-                ..Default::default()
-            })
-        }
-        LogFormat::Json(json) => Format::JsonFormat(json_struct(json)),
-    };
-    let json_format_options = matches!(format, Format::JsonFormat(_)).then(JsonFormatOptions::default);
-    let log = FileAccessLog {
-        path: path.to_owned(),
-        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(SubstitutionFormatString {
-            format: Some(format),
-            json_format_options,
-            ..Default::default()
-        })),
-    };
-    AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
-        config_type: Some(access_log::ConfigType::TypedConfig(any(&log))),
-        ..Default::default()
-    }
-}
-
-fn terminated(text: &str) -> String {
-    if text.ends_with('\n') {
-        text.to_owned()
-    } else {
-        format!("{text}\n")
-    }
-}
-
-fn json_struct(json: &str) -> lateen_proto::Struct {
-    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    match to_value(&value).kind {
-        Some(lateen_proto::value::Kind::StructValue(fields)) => fields,
-        _ => lateen_proto::Struct::default(),
-    }
-}
-
-fn to_value(json: &serde_json::Value) -> lateen_proto::Value {
-    use lateen_proto::value::Kind;
-    let kind = match json {
-        serde_json::Value::Null => Kind::NullValue(0),
-        serde_json::Value::Bool(value) => Kind::BoolValue(*value),
-        serde_json::Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
-        serde_json::Value::String(value) => Kind::StringValue(value.clone()),
-        serde_json::Value::Array(values) => Kind::ListValue(prost_types::ListValue {
-            values: values.iter().map(to_value).collect(),
-        }),
-        serde_json::Value::Object(fields) => Kind::StructValue(lateen_proto::Struct {
-            fields: fields
-                .iter()
-                .map(|(key, value)| (key.clone(), to_value(value)))
-                .collect(),
-        }),
-    };
-    lateen_proto::Value { kind: Some(kind) }
 }
 
 fn tag_type(source: &TagSource) -> Type {
