@@ -1,6 +1,7 @@
 //! Listeners: for calls, for being called, for gateways.
 
 mod chain;
+mod forward;
 mod gateway;
 mod hcm;
 mod inbound;

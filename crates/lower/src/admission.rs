@@ -98,7 +98,7 @@ impl Admission {
                 format!("{kind} is not served in version `{version}`, but in {served}"),
             ));
         }
-        findings.extend(semantic(object));
+        findings.extend(semantic(object).into_iter().filter(|finding| !finding.for_analysis()));
         findings
     }
 }

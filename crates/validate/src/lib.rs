@@ -87,6 +87,13 @@ pub struct Finding {
     pub message: String,
 }
 
+impl Finding {
+    /// Whether it is a matter of `istioctl analyze` alone, about which admission says nothing.
+    pub fn for_analysis(&self) -> bool {
+        matches!(self.code, "IST0151" | "IST0152" | "IST0153" | "IST0154" | "IST0155")
+    }
+}
+
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} [{}]", self.field, self.message, self.code)

@@ -107,7 +107,16 @@ impl World {
 
     /// What admission says to each custom resource.
     pub fn validation(&self) -> Value {
-        self.verdicts.iter().map(verdict).collect()
+        let mut last: std::collections::HashMap<_, &Verdict> = std::collections::HashMap::new();
+        for verdict in &self.verdicts {
+            last.insert(&verdict.object, verdict);
+        }
+        // As with `kubectl apply`, the last of several objects of one name is the one that is there.
+        let first_of = |at: usize, of: &Verdict| !self.verdicts[..at].iter().any(|earlier| earlier.object == of.object);
+        let places = self.verdicts.iter().enumerate().filter(|(at, of)| first_of(*at, of));
+        places
+            .filter_map(|(_, of)| last.get(&of.object).map(|of| verdict(of)))
+            .collect()
     }
 
     /// The proxy of the pod `<pod>.<namespace>`, as its agent would describe it.

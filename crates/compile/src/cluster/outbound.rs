@@ -19,7 +19,7 @@ use parts::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
 
 use super::http::{self, HttpOptions};
 use super::list::{self, Discovery, Listed};
-use super::settings::Settings;
+use super::settings::{self, Settings};
 use super::tls::{self, Question};
 use super::{balance, metadata, pool, stat, values};
 use crate::built::{Built, Resource};
@@ -332,11 +332,7 @@ impl Outbound {
     }
 
     fn lookup_family(&self) -> DnsLookupFamily {
-        match (self.settings.families.v4(), self.settings.families.v6()) {
-            (true, true) if self.settings.dual_stack => DnsLookupFamily::All,
-            (false, true) => DnsLookupFamily::V6Only,
-            _ => DnsLookupFamily::V4Only,
-        }
+        settings::lookup_family(self.settings.families, self.settings.dual_stack)
     }
 
     fn forward_proxy(&self, insecure: bool) -> parts::CustomClusterType {

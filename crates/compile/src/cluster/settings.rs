@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_model::destination::{Keepalive, LocalityLb, TrafficPolicy};
-use lateen_model::mesh::{ProxyConfig, TlsSettings};
+use lateen_model::mesh::{Mesh, ProxyConfig, TlsSettings};
 use lateen_model::proxy::{IpFamilies, Options, ProxyKind};
 use lateen_model::{Shared, Snapshot};
+use lateen_proto::envoy::config::cluster::v3::cluster::DnsLookupFamily;
 
 /// Settings of the mesh and of the class that clusters are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,7 +55,7 @@ impl Settings {
         Shared::new(Self {
             sidecar: kind == ProxyKind::Sidecar,
             families,
-            dual_stack: mesh.feature("ISTIO_DUAL_STACK", false),
+            dual_stack: dual_stack(mesh),
             keeps_case: config
                 .headers
                 .preserve_http1_case
@@ -99,5 +100,19 @@ impl Settings {
             (false, true) => &["::6"],
             _ => &["127.0.0.6"],
         }
+    }
+}
+
+/// Whether proxies with addresses of both families use both.
+pub(crate) fn dual_stack(mesh: &Mesh) -> bool {
+    mesh.feature("ISTIO_DUAL_STACK", false)
+}
+
+/// The families that names are resolved to.
+pub(crate) fn lookup_family(families: IpFamilies, dual_stack: bool) -> DnsLookupFamily {
+    match (families.v4(), families.v6()) {
+        (true, true) if dual_stack => DnsLookupFamily::All,
+        (false, true) => DnsLookupFamily::V6Only,
+        _ => DnsLookupFamily::V4Only,
     }
 }

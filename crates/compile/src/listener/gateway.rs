@@ -335,6 +335,7 @@ impl Gateway {
                     protocol: *protocol,
                     edge: true,
                     security: self.policies.http(common),
+                    forwards: Vec::new(),
                 };
                 (vec![hcm::network_filter(http, common)], &["h2", "http/1.1"])
             }

@@ -29,6 +29,7 @@ use prost::{Message, Name};
 
 use super::Common;
 use super::chain::filter;
+use super::forward::Forward;
 use super::telemetry::Side;
 
 /// What is particular to one connection manager.
@@ -45,6 +46,8 @@ pub(super) struct Http {
     pub edge: bool,
     /// Filters that decide who may pass, in order.
     pub security: Vec<hcm::HttpFilter>,
+    /// Services whose hosts are looked up as they are asked for.
+    pub forwards: Vec<Forward>,
 }
 
 /// Where routes come from.
@@ -134,7 +137,7 @@ fn manager(http: Http, common: &Common) -> hcm::HttpConnectionManager {
     });
     out.access_log = common.telemetry.access_logs(common, http.side, false);
     out.tracing = common.telemetry.tracing(common, http.side);
-    out.http_filters = filters(http.security, http.protocol, common);
+    out.http_filters = filters(http.security, &http.forwards, http.protocol, common);
     out
 }
 
@@ -182,7 +185,12 @@ fn protocol_options(http: &Http, common: &Common, out: &mut hcm::HttpConnectionM
 }
 
 /// The filters in Istio's order: who may pass, statistics, faults, cross-origin rules, the router.
-fn filters(security: Vec<hcm::HttpFilter>, protocol: Protocol, common: &Common) -> Vec<hcm::HttpFilter> {
+fn filters(
+    security: Vec<hcm::HttpFilter>,
+    forwards: &[Forward],
+    protocol: Protocol,
+    common: &Common,
+) -> Vec<hcm::HttpFilter> {
     let mut all = security;
     if protocol == Protocol::GrpcWeb {
         all.push(http_filter("envoy.filters.http.grpc_web", &GrpcWeb::default()));
@@ -195,6 +203,7 @@ fn filters(security: Vec<hcm::HttpFilter>, protocol: Protocol, common: &Common) 
     all.push(http_filter("envoy.filters.http.grpc_stats", &grpc_stats));
     all.push(http_filter("envoy.filters.http.fault", &HttpFault::default()));
     all.push(http_filter("envoy.filters.http.cors", &Cors::default()));
+    all.extend(forwards.iter().map(|forward| forward.http_filter(common)));
     let debug = common.config.headers.envoy_debug_headers.unwrap_or(true);
     all.push(http_filter(
         "envoy.filters.http.router",

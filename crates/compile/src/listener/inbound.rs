@@ -191,8 +191,10 @@ fn variants(mode: MtlsMode, kind: Kind) -> Vec<Variant> {
             vec![variant(&MESH_HTTP, TLS, true, true), variant(&[], TLS, false, true)]
         }
         (MtlsMode::Disable, Kind::Http) => vec![variant(&[], RAW, true, false)],
-        (MtlsMode::Disable, Kind::Tcp) => vec![variant(&[], "", false, false)],
-        (MtlsMode::Disable, Kind::Auto) => vec![variant(&PLAIN_HTTP, RAW, true, false), variant(&[], "", false, false)],
+        (MtlsMode::Disable, Kind::Tcp) => vec![variant(&[], RAW, false, false)],
+        (MtlsMode::Disable, Kind::Auto) => {
+            vec![variant(&PLAIN_HTTP, RAW, true, false), variant(&[], RAW, false, false)]
+        }
         (_, Kind::Http) => vec![variant(&MESH_ANY, TLS, true, true), variant(&[], RAW, true, false)],
         (_, Kind::Tcp) => vec![
             variant(&MESH_ANY, TLS, false, true),
@@ -262,7 +264,11 @@ impl Inbound {
     }
 
     fn chains(&self, port: &Port, common: &Common) -> Vec<pb::FilterChain> {
-        let kind = plan::kind_of(port.protocol).unwrap_or(Kind::Tcp);
+        // What a Sidecar object ends the TLS of is plain HTTP behind it.
+        let kind = match port.protocol {
+            Protocol::Https if port.tls.is_some() => Kind::Http,
+            protocol => plan::kind_of(protocol).unwrap_or(Kind::Tcp),
+        };
         if let (Some(tls), MtlsMode::Disable) = (&port.tls, port.mode) {
             return self.terminated(port, tls, common);
         }
@@ -330,6 +336,7 @@ impl Inbound {
                 protocol: port.protocol,
                 edge: false,
                 security: self.policies.http(common),
+                forwards: Vec::new(),
             };
             vec![hcm::network_filter(http, common)]
         } else {
@@ -442,7 +449,7 @@ fn blackhole(common: &Common) -> pb::FilterChain {
             destination_port: Some(common.mesh.inbound_port.into()),
             ..Default::default()
         }),
-        filters: Target::single(names::BLACK_HOLE, Protocol::Tcp).silent(common),
+        filters: Target::single(names::BLACK_HOLE, Protocol::Tcp).silent(),
         ..Default::default()
     }
 }

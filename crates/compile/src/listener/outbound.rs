@@ -6,14 +6,15 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use lateen_model::proxy::Interception;
 use lateen_model::route::{GatewayRef, L4Match, VirtualService};
-use lateen_model::service::Protocol;
+use lateen_model::service::{Port, Protocol, Resolution};
 use lateen_model::sidecar::OutboundPolicy;
-use lateen_model::{Shared, Snapshot};
+use lateen_model::{Service, Shared, Snapshot};
 use lateen_names::{Hostname, ObjectRef};
 use lateen_proto::envoy::config::core::v3::TrafficDirection;
 use lateen_proto::envoy::config::listener::v3 as pb;
 
 use super::chain::{self, PLAIN_HTTP, RAW};
+use super::forward::Forward;
 use super::hcm::{self, Http, Source};
 use super::plan::{self, Planned, TcpService};
 use super::tcp::Target;
@@ -21,6 +22,7 @@ use super::telemetry::Side;
 use super::{Common, tcp};
 use crate::facts::{ListenerFacts, OutboundFacts};
 use crate::route::{outbound_policy, resolve, source_applies};
+use crate::scope::EgressScope;
 use crate::{Scope, names};
 
 /// A chain that passes bytes, and what tells it apart.
@@ -42,6 +44,7 @@ pub(super) struct Outbound {
     sniff_http: bool,
     tcp: Vec<TcpChain>,
     fallback: Arc<str>,
+    forwards: Vec<Forward>,
     origins: BTreeSet<ObjectRef>,
 }
 
@@ -78,7 +81,12 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) 
                     }
                 }
             }
+            let forwards = match planned.routes {
+                Some(_) => forwarded(&scope.egress[planned.egress], planned.port),
+                None => Vec::new(),
+            };
             Outbound {
+                forwards,
                 addresses: planned.bind.addresses,
                 port: planned.port,
                 to_port: planned.bind.to_port,
@@ -91,6 +99,25 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) 
             }
         })
         .collect()
+}
+
+/// Services whose requests at a port are resolved as they come.
+fn forwarded(entry: &EgressScope, port: u16) -> Vec<Forward> {
+    let here = |service: &&Shared<Service>| {
+        let http = |port: &&Port| plan::kind_of(port.protocol) == Some(plan::Kind::Http);
+        resolved_on_demand(service) && service.ports.iter().filter(http).any(|own| own.number == port)
+    };
+    let services = entry.services.iter().filter(here);
+    services
+        .map(|service| Forward {
+            host: service.host.clone(),
+            port,
+        })
+        .collect()
+}
+
+fn resolved_on_demand(service: &Service) -> bool {
+    service.resolution == Resolution::DynamicDns && service.host.is_wildcard()
 }
 
 pub(super) fn catchall(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Option<Catchall> {
@@ -165,8 +192,16 @@ fn own_target(one: &TcpService, planned: &Planned, scope: &Scope) -> Target {
         _ => planned.port,
     };
     let rule = scope.rule(&one.service.host, Some(&one.service.namespace));
-    Target::single(&names::outbound(port, "", &one.service.host), one.protocol)
-        .with_rule(rule.map(|rule| &**rule), None)
+    let forward = resolved_on_demand(&one.service) && one.protocol.is_tls();
+    let target = Target::single(&names::outbound(port, "", &one.service.host), one.protocol);
+    Target {
+        forward: forward.then(|| Forward {
+            host: one.service.host.clone(),
+            port,
+        }),
+        ..target
+    }
+    .with_rule(rule.map(|rule| &**rule), None)
 }
 
 fn target(
@@ -355,6 +390,7 @@ impl Outbound {
             protocol: self.protocol,
             edge: false,
             security: Vec::new(),
+            forwards: self.forwards.clone(),
         };
         let matched = self.sniff_http.then(|| pb::FilterChainMatch {
             application_protocols: chain::texts(&PLAIN_HTTP),
@@ -403,15 +439,6 @@ impl TcpChain {
 impl Catchall {
     pub(super) fn build(&self, common: &Common) -> pb::Listener {
         let (first, second) = common.families.wildcards();
-        let chain = |name: &str, cluster: &str, port: Option<u32>| pb::FilterChain {
-            name: name.to_owned(),
-            filter_chain_match: port.map(|port| pb::FilterChainMatch {
-                destination_port: Some(port),
-                ..Default::default()
-            }),
-            filters: Target::single(cluster, Protocol::Tcp).filters(common, Side::Outbound),
-            ..Default::default()
-        };
         pb::Listener {
             name: names::VIRTUAL_OUTBOUND.to_owned(),
             address: Some(chain::address(first, common.mesh.outbound_port)),
@@ -422,12 +449,20 @@ impl Catchall {
             max_connections_to_accept_per_socket_event: Some(1),
             filter_chains: vec![
                 // A connection to the listener itself would go around in circles.
-                chain(
-                    "virtualOutbound-blackhole",
-                    names::BLACK_HOLE,
-                    Some(common.mesh.outbound_port.into()),
-                ),
-                chain("virtualOutbound-catchall-tcp", &self.fallback, None),
+                pb::FilterChain {
+                    name: "virtualOutbound-blackhole".to_owned(),
+                    filter_chain_match: Some(pb::FilterChainMatch {
+                        destination_port: Some(common.mesh.outbound_port.into()),
+                        ..Default::default()
+                    }),
+                    filters: Target::single(names::BLACK_HOLE, Protocol::Tcp).silent(),
+                    ..Default::default()
+                },
+                pb::FilterChain {
+                    name: "virtualOutbound-catchall-tcp".to_owned(),
+                    filters: Target::single(&self.fallback, Protocol::Tcp).filters(common, Side::Outbound),
+                    ..Default::default()
+                },
             ],
             access_log: common.telemetry.listener_logs(common, Side::Outbound),
             ..Default::default()
@@ -446,6 +481,7 @@ impl HttpProxy {
             protocol: Protocol::Http,
             edge: false,
             security: Vec::new(),
+            forwards: Vec::new(),
         };
         pb::Listener {
             name,

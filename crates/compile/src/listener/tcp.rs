@@ -19,6 +19,7 @@ use lateen_proto::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 
 use super::Common;
 use super::chain::filter;
+use super::forward::Forward;
 use super::telemetry::Side;
 use crate::route::Resolved;
 use crate::scope::MergedRule;
@@ -40,6 +41,8 @@ pub(crate) struct Target {
     pub tunnel: Option<(Arc<str>, Arc<str>)>,
     /// What is spoken.
     pub protocol: Protocol,
+    /// Where the server that is asked for by name is looked up first.
+    pub forward: Option<Forward>,
 }
 
 impl Target {
@@ -53,6 +56,7 @@ impl Target {
             hash_source_ip: false,
             tunnel: None,
             protocol,
+            forward: None,
         }
     }
 
@@ -125,19 +129,21 @@ impl Target {
             };
             filters.push(filter("envoy.filters.network.mongo_proxy", &config));
         }
-        filters.push(self.tcp_proxy(common, common.telemetry.access_logs(common, side, true)));
+        if let Some(forward) = &self.forward {
+            filters.push(forward.network_filter(common));
+        }
+        let idle = common.options.idle_timeout_ms.map(Duration::from_millis);
+        filters.push(self.tcp_proxy(idle, common.telemetry.access_logs(common, side, true)));
         filters
     }
 
     /// The filter alone, which logs nothing: for connections that nobody meant to make.
-    pub(super) fn silent(&self, common: &Common) -> Vec<pb::Filter> {
-        vec![self.tcp_proxy(common, Vec::new())]
+    pub(super) fn silent(&self) -> Vec<pb::Filter> {
+        vec![self.tcp_proxy(None, Vec::new())]
     }
 
-    fn tcp_proxy(&self, common: &Common, access_log: Vec<AccessLog>) -> pb::Filter {
-        let idle = self
-            .idle_timeout
-            .or_else(|| common.options.idle_timeout_ms.map(Duration::from_millis));
+    fn tcp_proxy(&self, default_idle: Option<Duration>, access_log: Vec<AccessLog>) -> pb::Filter {
+        let idle = self.idle_timeout.or(default_idle);
         let specifier = match self.clusters.as_slice() {
             [(only, _)] => ClusterSpecifier::Cluster(only.to_string()),
             many => ClusterSpecifier::WeightedClusters(WeightedCluster {

@@ -51,7 +51,7 @@ pub(super) fn duration(value: Duration) -> prost_types::Duration {
 pub(super) fn to_cluster(cluster: &str, hash: Option<&HashKeyOf>, mesh: &Mesh) -> pb::RouteAction {
     pb::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-        retry_policy: retry_policy(mesh.default_retries.as_ref(), hash.is_some()),
+        retry_policy: retry_policy(mesh.default_retries.as_ref(), false),
         hash_policy: hash.map(hash_policy).into_iter().collect(),
         ..without_timeout(None)
     }

@@ -123,9 +123,7 @@ fn virtual_hosts(
                     require_tls: false,
                 });
                 entry.require_tls |= redirect;
-                if !entry.sources.contains(&source) {
-                    entry.sources.push(source.clone());
-                }
+                entry.sources.push(source.clone());
             }
         }
         if redirect {

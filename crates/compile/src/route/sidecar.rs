@@ -26,7 +26,16 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) 
     let mut tables: BTreeMap<Arc<str>, (usize, u16)> = BTreeMap::new();
     for planned in plan::plan(snapshot, &scope.egress, facts, &[]) {
         if let Some(name) = planned.routes {
-            tables.entry(name).or_insert((planned.egress, planned.port));
+            // A table has one name whichever listener asks for it; the egress listener that names the port decides.
+            let chosen = (planned.egress, planned.port);
+            let names_port = |egress: usize| {
+                let egress = scope.egress[egress].egress.as_ref();
+                egress.is_some_and(|egress| egress.port.is_some())
+            };
+            let table = tables.entry(name).or_insert(chosen);
+            if names_port(chosen.0) && !names_port(table.0) {
+                *table = chosen;
+            }
         }
     }
     let mut by_port: BTreeMap<(usize, u16), Vec<VirtualHost>> = BTreeMap::new();

@@ -271,13 +271,12 @@ impl Conversion<'_> {
             return;
         };
         let mut http: Vec<HttpRoute> = parts.into_iter().flat_map(|part| part.routes).collect();
-        // Longer paths first, and of equally long ones the exact.
+        // Longer paths first, and of equally long ones the exact. A prefix counts with the slash that ends it.
         http.sort_by_key(
             |route| match route.matches.first().and_then(|matched| matched.path.as_ref()) {
                 Some(PathMatch::Exact(path)) => (Reverse(path.len()), false),
-                Some(PathMatch::Prefix(path) | PathMatch::PathPrefix(path) | PathMatch::Regex(path)) => {
-                    (Reverse(path.len()), true)
-                }
+                Some(PathMatch::PathPrefix(path)) => (Reverse(path.trim_end_matches('/').len() + 1), true),
+                Some(PathMatch::Prefix(path) | PathMatch::Regex(path)) => (Reverse(path.len()), true),
                 None => (Reverse(0), true),
             },
         );

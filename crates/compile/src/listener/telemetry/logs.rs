@@ -29,7 +29,7 @@ use crate::listener::Common;
 pub(super) const HTTP_LOGGER: &str = "envoy.access_loggers.http_grpc";
 pub(super) const HTTP_TYPE: &str = "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
 pub(super) const HTTP_LOG: &str = "http_envoy_accesslog";
-pub(super) const TCP_LOGGER: &str = "envoy.access_loggers.tcp_grpc";
+pub(super) const TCP_LOGGER: &str = "envoy.tcp_grpc_access_log";
 pub(super) const TCP_TYPE: &str = "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig";
 pub(super) const TCP_LOG: &str = "tcp_envoy_accesslog";
 const LISTENER_LOG: &str = "listener_envoy_accesslog";
