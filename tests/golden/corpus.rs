@@ -30,10 +30,31 @@ const THRESHOLDS: &[(&[&str], f64)] = &[
             "samples-bookinfo-versions",
             "samples-bookinfo-net-virtual-service-",
         ],
-        0.97,
+        0.99,
     ),
-    (&["samples-bookinfo-"], 0.85),
+    (&["samples-bookinfo-"], 0.99),
+    (&["vs-"], 0.99),
+    (&["route-"], 0.99),
+    (&["dr-"], 0.99),
+    (&["gw-"], 0.99),
+    (&["se-"], 0.99),
+    (&["sc-"], 0.99),
+    (&["svc-"], 0.99),
+    (&["gapi-"], 0.99),
+    (&["net-"], 0.99),
+    (&["mesh-"], 0.99),
+    (&["tel-"], 0.99),
+    (&["pa-", "authz-", "jwt-"], 0.99),
+    // WasmPlugins are not compiled; all else of the area is equal.
+    (&["ef-"], 0.98),
+    // See DIFFERENCES.md on two services of one host in one namespace.
+    (&["invalid-"], 0.97),
 ];
+
+/// What no scenario of traffic management may fall under.
+const LEAST: f64 = 0.9;
+/// Scenarios that [`LEAST`] does not hold for: waypoints are not served yet; DIFFERENCES.md explains the other.
+const BELOW: &[&str] = &["waypoint-", "invalid-duplicate-domains"];
 
 /// Names of resources that are meant to be there or not to be there: scenario, file, name; see DIFFERENCES.md.
 const EXPLAINED_NAMES: &[(&str, &str, &str)] = &[];
@@ -79,6 +100,12 @@ fn facts_equal_those_that_istio_gave() {
         );
         if score < *least {
             missed.push(format!("{prefixes:?}: {score:.4} instead of {least}"));
+        }
+    }
+    for (name, [equal, all]) in &scores {
+        let score = *equal as f64 / *all as f64;
+        if score < LEAST && !BELOW.iter().any(|prefix| name.starts_with(prefix)) {
+            missed.push(format!("{name}: {score:.4} instead of {LEAST}"));
         }
     }
     assert!(missed.is_empty(), "too few facts are equal: {missed:#?}");
