@@ -246,7 +246,7 @@ fn filter<'a>(one: &HttpFilter, chosen: Chosen<'a>, exchange: &mut Exchange<'a>,
         }
         return Done::On;
     }
-    if is(one, "fault.v3.HttpFault") {
+    if is(one, "fault.v3.HTTPFault") {
         let own = exchange.filter_config::<HttpFault>(&one.name, chosen);
         let Some(fault) = own.or_else(|| config.to_msg().ok()) else {
             return unsimulated(one, exchange);
