@@ -27,6 +27,8 @@ pub struct Proxy {
     pub(crate) tables: BTreeMap<String, RouteConfiguration>,
     pub(crate) clusters: BTreeMap<String, Cluster>,
     pub(crate) endpoints: BTreeMap<String, ClusterLoadAssignment>,
+    /// By table and virtual host.
+    origins: BTreeMap<(String, String), Vec<String>>,
 }
 
 impl Proxy {
@@ -66,6 +68,17 @@ impl Proxy {
     /// Adds a cluster, if none of its name is there.
     pub fn add_cluster(&mut self, cluster: Cluster) {
         self.clusters.entry(cluster.name.clone()).or_insert(cluster);
+    }
+
+    /// Says what the routes of a virtual host are made of, in their order; traces repeat it.
+    pub fn name_routes(&mut self, table: &str, host: &str, origins: Vec<String>) {
+        self.origins.insert((table.to_owned(), host.to_owned()), origins);
+    }
+
+    /// What a route is made of, where it was said.
+    pub(crate) fn origin(&self, table: &str, host: &str, index: usize) -> Option<String> {
+        let of_host = self.origins.get(&(table.to_owned(), host.to_owned()))?;
+        of_host.get(index).cloned()
     }
 
     /// Adds endpoints of a cluster, if none of its name are there.

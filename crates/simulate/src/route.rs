@@ -153,15 +153,32 @@ fn label(route: &Route, index: usize) -> String {
     }
 }
 
-fn loser(table: &str, host: &str, index: usize, route: &Route, reason: String) -> Beaten {
-    Beaten {
-        object: object_of(route.metadata.as_ref()),
-        place: Some(Place {
-            table: table.to_owned(),
-            host: host.to_owned(),
+/// The routes of a virtual host, named as traces name them.
+struct Named<'a> {
+    exchange: &'a Exchange<'a>,
+    table: &'a str,
+    host: &'a str,
+}
+
+impl Named<'_> {
+    fn place(&self, index: usize) -> (Option<Place>, Option<String>) {
+        let place = Place {
+            table: self.table.to_owned(),
+            host: self.host.to_owned(),
             index,
-        }),
-        ..Beaten::new(label(route, index), reason)
+        };
+        let origin = self.exchange.proxy.origin(self.table, self.host, index);
+        (Some(place), origin)
+    }
+
+    fn loser(&self, index: usize, route: &Route, reason: impl Into<String>) -> Beaten {
+        let (place, origin) = self.place(index);
+        Beaten {
+            object: object_of(route.metadata.as_ref()),
+            place,
+            origin,
+            ..Beaten::new(label(route, index), reason)
+        }
     }
 }
 
@@ -202,6 +219,11 @@ pub(crate) fn select<'a>(exchange: &Exchange<'a>) -> Vec<Branch<'a>> {
             steps: vec![step],
         }];
     }
+    let named = Named {
+        exchange,
+        table: &table.name,
+        host: &host.name,
+    };
     let mut branches = Vec::new();
     let mut left = 1.0;
     let mut beaten: Vec<Beaten> = Vec::new();
@@ -211,7 +233,7 @@ pub(crate) fn select<'a>(exchange: &Exchange<'a>) -> Vec<Branch<'a>> {
         let Some((index, route)) = routes.next() else { break };
         let share = match fits(route.r#match.as_ref().unwrap_or(&empty), exchange) {
             Err(reason) => {
-                beaten.push(loser(&table.name, &host.name, index, route, reason));
+                beaten.push(named.loser(index, route, reason));
                 continue;
             }
             Ok(share) => share,
@@ -219,10 +241,7 @@ pub(crate) fn select<'a>(exchange: &Exchange<'a>) -> Vec<Branch<'a>> {
         let later = host.routes.iter().enumerate().skip(index + 1);
         let later = later
             .filter(|(_, route)| fits(route.r#match.as_ref().unwrap_or(&empty), exchange).is_ok())
-            .map(|(index, route)| {
-                let reason = "it fits too, but comes later".to_owned();
-                loser(&table.name, &host.name, index, route, reason)
-            });
+            .map(|(index, route)| named.loser(index, route, "it fits too, but comes later"));
         let why = match (index, share < 1.0) {
             (_, true) => format!("it fits, and is for {} % of requests", share * 100.0),
             (0, false) => "it is the first, and fits".to_owned(),
@@ -231,24 +250,14 @@ pub(crate) fn select<'a>(exchange: &Exchange<'a>) -> Vec<Branch<'a>> {
         let mut chosen =
             Step::new(Kind::Route, label(route, index), why).with_beaten(beaten.iter().cloned().chain(later).collect());
         chosen.object = object_of(route.metadata.as_ref());
-        chosen.place = Some(Place {
-            table: table.name.clone(),
-            host: host.name.clone(),
-            index,
-        });
+        (chosen.place, chosen.origin) = named.place(index);
         branches.push(Branch {
             share: left * share,
             chosen: Chosen::Route(host, route),
             steps: vec![step.clone(), chosen],
         });
         left *= 1.0 - share;
-        beaten.push(loser(
-            &table.name,
-            &host.name,
-            index,
-            route,
-            "the request is not among its share".to_owned(),
-        ));
+        beaten.push(named.loser(index, route, "the request is not among its share"));
     }
     if left > 0.0 {
         let none = Step::new(Kind::Route, "none", "no route of the virtual host fits").with_beaten(beaten);

@@ -43,6 +43,9 @@ pub struct Beaten {
     /// Where it stands, if it is a route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+    /// The object and field that it is made of, where [`Proxy::name_routes`](crate::Proxy::name_routes) said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 /// Where a route stands.
@@ -80,6 +83,9 @@ pub struct Step {
     /// Where it stands, if it is a route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+    /// The object and field that it is made of, where [`Proxy::name_routes`](crate::Proxy::name_routes) said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -98,6 +104,7 @@ impl Step {
             notes: Vec::new(),
             object: None,
             place: None,
+            origin: None,
         }
     }
 
@@ -121,6 +128,7 @@ impl Beaten {
             reason: reason.into(),
             object: None,
             place: None,
+            origin: None,
         }
     }
 }
