@@ -39,13 +39,16 @@ pub(crate) fn finish<'a>(exchange: Exchange<'a>, chosen: Chosen<'a>) -> Vec<Outc
         Some(Action::DirectResponse(direct)) => {
             let changes = exchange.response_changes(chosen, None);
             let status = u16::try_from(direct.status).unwrap_or(500);
-            vec![exchange.answered(
-                status,
-                Vec::new(),
-                body(direct),
-                &changes,
-                "the route's direct response",
-            )]
+            // Envoy says where it is that was made or is to be found.
+            let headers = match status {
+                201 | 300..=399 => vec![(
+                    "location".to_owned(),
+                    location(&RedirectAction::default(), route, &exchange),
+                )],
+                _ => Vec::new(),
+            };
+            let by = "the route's direct response";
+            vec![exchange.answered(status, headers, body(direct), &changes, by)]
         }
         Some(Action::Redirect(redirect)) => {
             let changes = exchange.response_changes(chosen, None);

@@ -131,10 +131,13 @@ impl<'a> Exchange<'a> {
         by: impl Into<String>,
     ) -> Outcome {
         let mut all = Headers::new(headers);
-        let mut status = status;
+        let (mut status, mut body) = (status, body);
         if self.is_grpc() {
             if all.get("grpc-status").is_none() {
                 all.set("grpc-status", &grpc_status(status).to_string());
+            }
+            if let Some(text) = body.take_if(|text| !text.is_empty()) {
+                all.set("grpc-message", &text);
             }
             status = 200;
         }

@@ -44,14 +44,15 @@ pub(crate) fn inject<'a>(
     let number = |name: &str| exchange.headers.get(name).and_then(|value| value.parse().ok());
     let (status, grpc) = match &abort.error_type {
         Some(ErrorType::HttpStatus(status)) => (u16::try_from(*status).unwrap_or(500), None),
-        Some(ErrorType::GrpcStatus(status)) => (http_status(*status), Some(*status)),
+        // Who does not speak gRPC gets no failure at all.
+        Some(ErrorType::GrpcStatus(status)) => (200, Some(*status)),
         Some(ErrorType::HeaderAbort(_)) => {
             match (
                 number("x-envoy-fault-abort-request"),
                 number("x-envoy-fault-abort-grpc-request"),
             ) {
                 (Some(status), _) => (u16::try_from(status).unwrap_or(500), None),
-                (None, Some(status)) => (http_status(status), Some(status)),
+                (None, Some(status)) => (200, Some(status)),
                 (None, None) => return (None, notes),
             }
         }
@@ -64,16 +65,7 @@ pub(crate) fn inject<'a>(
     let mut failed = exchange.clone();
     failed.share *= share;
     exchange.share *= 1.0 - share;
-    // A route that does not forward leaves its headers to the router, which is not reached.
-    let forwards = matches!(
-        chosen.route().and_then(|(_, route)| route.action.as_ref()),
-        Some(Action::Route(_))
-    );
-    let changes = if forwards {
-        failed.response_changes(chosen, None)
-    } else {
-        Vec::new()
-    };
+    let changes = failed.response_changes(chosen, None);
     let grpc = grpc.filter(|_| failed.is_grpc());
     let headers = grpc.map(|status| ("grpc-status".to_owned(), status.to_string()));
     let outcome = failed.answered(
@@ -110,24 +102,6 @@ fn concerns(fault: &HttpFault, chosen: Chosen<'_>, exchange: &Exchange<'_>) -> b
         && fault.headers.iter().all(|wanted| header(wanted, &exchange.headers))
 }
 
-/// The status of HTTP that stands for one of gRPC.
-fn http_status(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
-
 /// What the filter does with a request of another origin.
 pub(crate) enum Cross {
     /// Nothing.
@@ -158,28 +132,36 @@ pub(crate) fn cross_origin(policy: &CorsPolicy, exchange: &mut Exchange<'_>) -> 
             .headers
             .get("access-control-request-method")
             .is_some_and(|method| !method.is_empty());
-    if !allowed {
-        return match (preflight, policy.forward_not_matching_preflights.unwrap_or(true)) {
-            (true, false) => Cross::Answered(Vec::new(), format!("origin {origin} is not allowed")),
-            _ => Cross::Marked(format!("origin {origin} is not allowed: answers are not marked")),
-        };
+    if !allowed && !(preflight && policy.forward_not_matching_preflights == Some(false)) {
+        return Cross::Marked(format!("origin {origin} is not allowed: answers are not marked"));
     }
-    let mut headers = vec![("access-control-allow-origin".to_owned(), origin.clone())];
-    if policy.allow_credentials == Some(true) {
-        headers.push(("access-control-allow-credentials".to_owned(), "true".to_owned()));
-    }
+    let mut headers = Vec::new();
     let mut add = |name: &str, value: &str| {
         if !value.is_empty() {
             headers.push((name.to_owned(), value.to_owned()));
         }
     };
+    if allowed {
+        add("access-control-allow-origin", &origin);
+        if policy.allow_credentials == Some(true) {
+            add("access-control-allow-credentials", "true");
+        }
+    }
     if preflight {
         add("access-control-allow-methods", &policy.allow_methods);
         add("access-control-allow-headers", &policy.allow_headers);
         add("access-control-max-age", &policy.max_age);
-        return Cross::Answered(headers, format!("the preflight request of {origin} is answered"));
     }
-    add("access-control-expose-headers", &policy.expose_headers);
+    if allowed {
+        add("access-control-expose-headers", &policy.expose_headers);
+    }
+    if preflight {
+        let not = if allowed { "" } else { " not" };
+        return Cross::Answered(
+            headers,
+            format!("a preflight request is answered, origin {origin} is{not} allowed"),
+        );
+    }
     let changes = headers.into_iter().map(|(name, value)| HeaderChange::Set(name, value));
     exchange.response.extend(changes);
     Cross::Marked(format!("origin {origin} is allowed: answers are marked so"))

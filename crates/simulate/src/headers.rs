@@ -171,7 +171,7 @@ fn requested(command: &str, request: &Headers) -> Option<String> {
     Some(match (found, limit) {
         (Some(text), Some(limit)) => text.chars().take(limit).collect(),
         (Some(text), None) => text,
-        (None, _) => "-".to_owned(),
+        (None, _) => String::new(),
     })
 }
 
@@ -238,7 +238,7 @@ mod tests {
         let of = |text: &str| formatted(text, &request);
         assert_eq!(of("100%% of %REQ(:path)%"), "100% of /a");
         assert_eq!(of("%REQ(none?x-id):3%"), "123");
-        assert_eq!(of("%REQ(none)%"), "-");
+        assert_eq!(of("a%REQ(none)%"), "a");
         assert_eq!(of("%DOWNSTREAM_REMOTE_ADDRESS%!"), "%DOWNSTREAM_REMOTE_ADDRESS%!");
     }
 }

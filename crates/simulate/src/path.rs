@@ -56,7 +56,7 @@ pub(crate) fn normalize(path: &str, manager: &HttpConnectionManager) -> Normaliz
         let plainer = replace_escapes(&plain.replace('\\', "/"), |byte| {
             byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
         });
-        plain = without_dots(&plainer);
+        plain = escaped(&without_dots(&plainer));
     }
     if manager.merge_slashes {
         while plain.contains("//") {
@@ -90,6 +90,22 @@ fn replace_escapes(text: &str, which: impl Fn(u8) -> bool) -> String {
         }
     }
     out + rest
+}
+
+/// Escapes what may not stand in a path.
+fn escaped(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter.is_ascii_graphic() && !matches!(letter, '"' | '<' | '>' | '`' | '{' | '}' | '^' | '|') {
+            out.push(letter);
+        } else {
+            let mut bytes = [0; 4];
+            for byte in letter.encode_utf8(&mut bytes).bytes() {
+                out.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    out
 }
 
 /// Resolves `.` and `..` (RFC 3986, 5.2.4).
@@ -141,6 +157,7 @@ mod tests {
             ("/%61%2fb/%2e%2e/c", "/c"),
             ("/a//b", "/a//b"),
             ("/a%20b", "/a%20b"),
+            ("/a\"b<c>", "/a%22b%3Cc%3E"),
         ] {
             assert_eq!(normalize(from, &on), path(to), "{from}");
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::journey::{Hop, Journey, Role};
 
 /// How wide the first column is.
-const COLUMN: usize = 10;
+const COLUMN: usize = 11;
 /// How many endpoints are shown.
 const ENDPOINTS: usize = 4;
 /// How many of those that lost are shown of a step.

@@ -69,6 +69,14 @@ fn direct_answers_carry_body_and_headers_of_the_route() {
     let answer = answered(&trace);
     assert_eq!((answer.status, answer.body.as_deref()), (418, Some("tea")));
     assert_eq!(answer.headers, [("x-pot".to_owned(), "1".to_owned())]);
+    let made = ask(
+        &one(json!({"match": {"prefix": "/"}, "directResponse": {"status": 201}})),
+        get("/a?b", &[]),
+    );
+    assert_eq!(
+        answered(&made).headers,
+        [("location".to_owned(), "http://shop/a?b".to_owned())]
+    );
     let trace = ask(&one(route), get("/", &[("content-type", "application/grpc")]));
     let answer = answered(&trace);
     assert_eq!(answer.status, 200);
