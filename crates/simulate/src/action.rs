@@ -16,7 +16,7 @@ use lateen_proto::envoy::config::route::v3::{
 };
 
 use crate::exchange::{Chosen, Exchange, millis};
-use crate::headers::{Headers, changes};
+use crate::headers::{HeaderChange, Headers, changes};
 use crate::matching::{runtime_fraction, substitute};
 use crate::path::without_query;
 use crate::trace::{Forward, HttpForward, Mirror, Outcome, Retries, Verdict};
@@ -227,7 +227,7 @@ fn toward_upstream(
     weighted: Option<&ClusterWeight>,
 ) -> HttpForward {
     let mut headers = exchange.headers.clone();
-    mutate_request(&mut headers, exchange, host, route, weighted);
+    let request = mutate_request(&mut headers, exchange, host, route, weighted);
     if let Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(name)) =
         weighted.and_then(|one| one.host_rewrite_specifier.as_ref())
     {
@@ -264,6 +264,7 @@ fn toward_upstream(
         method: exchange.method(),
         path: headers.get(":path").unwrap_or_default(),
         headers: headers.plain(),
+        request,
         response: Vec::new(),
         timeout,
         retries: action.retry_policy.as_ref().or(host.retry_policy.as_ref()).map(retries),
@@ -286,7 +287,8 @@ fn mutate_request(
     host: &VirtualHost,
     route: &Route,
     weighted: Option<&ClusterWeight>,
-) {
+) -> Vec<HeaderChange> {
+    let mut all = Vec::new();
     let mut places: Vec<(&[_], &[String])> = Vec::new();
     if let Some(one) = weighted {
         places.push((&one.request_headers_to_add, &one.request_headers_to_remove));
@@ -302,7 +304,9 @@ fn mutate_request(
     for (add, remove) in places {
         let made = changes(add, remove, headers);
         headers.apply(&made);
+        all.extend(made);
     }
+    all
 }
 
 fn retries(policy: &RetryPolicy) -> Retries {

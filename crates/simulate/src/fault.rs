@@ -132,7 +132,8 @@ pub(crate) fn cross_origin(policy: &CorsPolicy, exchange: &mut Exchange<'_>) -> 
             .headers
             .get("access-control-request-method")
             .is_some_and(|method| !method.is_empty());
-    if !allowed && !(preflight && policy.forward_not_matching_preflights == Some(false)) {
+    let kept = preflight && policy.forward_not_matching_preflights == Some(false);
+    if !allowed && !kept {
         return Cross::Marked(format!("origin {origin} is not allowed: answers are not marked"));
     }
     let mut headers = Vec::new();

@@ -10,7 +10,7 @@ use lateen_proto::envoy::config::listener::v3::{Listener, ListenerFilter, Listen
 
 use crate::proxy::Proxy;
 use crate::request::{Entry, Request, Version};
-use crate::trace::{Beaten, Kind, Step};
+use crate::trace::{Kind, Step};
 
 /// What the filters of a listener find out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,9 +99,12 @@ pub(crate) fn choose(proxy: &Proxy, entry: Entry) -> Result<(&Listener, Step), S
             if fit == 2 {
                 return Ok((found, step(found, format!("it is for exactly {wanted}"))));
             }
-            let exact = Beaten::new(wanted.to_string().replace(':', "_"), "there is no such listener");
-            let why = format!("it is for every address at port {}", wanted.port());
-            Ok((found, step(found, why).with_beaten(vec![exact])))
+            let why = format!(
+                "none is for {} alone, and it is for every address at port {}",
+                wanted.ip(),
+                wanted.port()
+            );
+            Ok((found, step(found, why)))
         }
         Entry::Inbound(_) => {
             let inbound = || all().filter(|one| one.traffic_direction() == TrafficDirection::Inbound);

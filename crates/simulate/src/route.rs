@@ -58,6 +58,7 @@ fn find_host<'a>(table: &'a RouteConfiguration, authority: &str) -> Option<(&'a 
     let (chosen, domain, rank) = *fitting.first()?;
     let how = match rank.0 {
         3 => format!("its domain {domain} is the host"),
+        0 if table.virtual_hosts.len() == 1 => "it takes every host".to_owned(),
         0 => format!("no domain is {host}, and it takes every host"),
         _ => format!("its domain {domain} is the most specific that covers {host}"),
     };

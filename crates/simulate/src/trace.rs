@@ -191,9 +191,12 @@ pub struct HttpForward {
     pub authority: String,
     /// Path with query toward the upstream.
     pub path: String,
-    /// The request's headers toward the upstream: the client's, changed as configuration says. Headers that Envoy itself
-    /// adds to every request (`x-request-id`, `x-forwarded-proto`, …) are not among them.
+    /// The request's headers toward the upstream: the client's, changed as configuration says. Of what Envoy itself
+    /// adds to every request only `x-forwarded-proto` is among them, not `x-request-id` and the like.
     pub headers: Vec<(String, String)>,
+    /// What was done to the request's headers, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request: Vec<HeaderChange>,
     /// What is done to the answer's headers, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub response: Vec<HeaderChange>,

@@ -24,6 +24,9 @@ use crate::proxy::Proxy;
 use crate::request::{Connection, Entry};
 use crate::trace::{Kind, Step};
 
+/// How long connecting may take if nothing is said of it: Istio's default, in milliseconds.
+const USUAL_TIMEOUT: u64 = 10_000;
+
 /// How connections to an endpoint are secured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,9 +98,11 @@ impl Upstream {
 }
 
 pub(crate) fn step(upstream: &Upstream, share: f64) -> Step {
-    let why = format!("{:.4} of requests", share)
-        .replace("1.0000 of requests", "all requests")
-        .to_string();
+    let why = if share >= 1.0 {
+        "all requests".to_owned()
+    } else {
+        format!("{} % of requests", (share * 10_000.0).round() / 100.0)
+    };
     let mut step = Step::new(Kind::Cluster, &upstream.name, why);
     step.object.clone_from(&upstream.object);
     step
@@ -469,8 +474,9 @@ fn accepted(context: &CertificateValidationContext) -> Vec<String> {
 
 fn settings(cluster: &Cluster) -> Vec<String> {
     let mut all = Vec::new();
-    if let Some(timeout) = &cluster.connect_timeout {
-        all.push(format!("connecting may take {} ms", millis(timeout)));
+    let timeout = cluster.connect_timeout.as_ref().map(millis);
+    if let Some(timeout) = timeout.filter(|timeout| *timeout != USUAL_TIMEOUT) {
+        all.push(format!("connecting may take {timeout} ms"));
     }
     // Envoy's own limits are practically none in Istio's configuration: only those that bite are told.
     for thresholds in cluster

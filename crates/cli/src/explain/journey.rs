@@ -66,7 +66,9 @@ pub(super) struct Hop {
 pub(super) struct Journey {
     pub(super) from: String,
     pub(super) to: String,
-    pub(super) method: String,
+    /// None where no HTTP is spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) method: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) resolved: Option<Resolved>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -104,7 +106,7 @@ pub(super) fn follow(world: &World, question: &Question) -> Result<Journey> {
     let mut journey = Journey {
         from: question.from.clone(),
         to: question.target.text.clone(),
-        method: question.method.clone(),
+        method: question.target.is_http().then(|| http(question).method),
         resolved: None,
         notes: Vec::new(),
         hops: Vec::new(),
@@ -218,14 +220,11 @@ impl Walk<'_> {
             Role::Callee => policies(self.world, proxy, address.port()),
             Role::Caller | Role::Gateway => Vec::new(),
         };
-        let ways: Vec<(Forward, bool)> = trace
-            .outcomes
-            .iter()
-            .filter_map(|outcome| match &outcome.verdict {
-                Verdict::Forwarded(forward) => Some((Forward::clone(forward), request.http.is_some())),
-                _ => None,
-            })
-            .collect();
+        let forwards = trace.outcomes.iter().filter_map(|outcome| match &outcome.verdict {
+            Verdict::Forwarded(forward) => Some(Forward::clone(forward)),
+            _ => None,
+        });
+        let ways: Vec<Forward> = forwards.collect();
         self.hops.push(Hop {
             role,
             proxy: format!("{}.{}", proxy.name, proxy.namespace),
@@ -239,10 +238,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let mut seen = BTreeSet::new();
-        let ways = ways
-            .into_iter()
-            .filter(|(forward, _)| seen.insert(forward.cluster.clone()));
-        for (forward, _) in ways.take(CALLEES) {
+        let ways = ways.into_iter().filter(|forward| seen.insert(forward.cluster.clone()));
+        for forward in ways.take(CALLEES) {
             self.go_on(proxy, request, &forward, left - 1)?;
         }
         Ok(())

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lateen_simulate::{Beaten, Endpoint, Forward, HttpForward, Kind, Outcome, Step, Transport, Verdict};
-use serde_json::Value;
+use lateen_simulate::{Beaten, Endpoint, Forward, HeaderChange, HttpForward, Kind, Outcome, Step, Transport, Verdict};
 
 use super::journey::{Hop, Journey, Role};
 
@@ -15,7 +14,10 @@ const ENDPOINTS: usize = 4;
 const BEATEN: usize = 4;
 
 pub(super) fn of(journey: &Journey) -> String {
-    let mut out = format!("{} {} from {}\n", journey.method, journey.to, journey.from);
+    let mut out = match &journey.method {
+        Some(method) => format!("{method} {} from {}\n", journey.to, journey.from),
+        None => format!("{} from {}\n", journey.to, journey.from),
+    };
     for note in &journey.notes {
         line(&mut out, 2, "note", note);
     }
@@ -45,7 +47,7 @@ fn hop_text(out: &mut String, hop: &Hop) {
         Role::Gateway => "gateway",
         Role::Callee => "callee",
     };
-    let by = hop.by.as_ref().map(|by| format!(" of {by}")).unwrap_or_default();
+    let by = hop.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
     let _ = writeln!(out, "\n{role} {}, asked for {}{by}", hop.proxy, hop.address);
     for note in &hop.notes {
         line(out, 2, "policy", note);
@@ -225,7 +227,7 @@ fn forward_text(out: &mut String, hop: &Hop, forward: &Forward, indent: usize) {
     let mut endpoints: Vec<&Endpoint> = upstream.endpoints.iter().collect();
     endpoints.sort_by(|a, b| b.share.total_cmp(&a.share));
     for endpoint in endpoints.iter().take(ENDPOINTS) {
-        line(out, indent, to, &endpoint_text(endpoint));
+        line(out, indent, to, &endpoint_text(endpoint, forward.http.is_none()));
     }
     if endpoints.len() > ENDPOINTS {
         line(out, indent, "", &format!("and {} more", endpoints.len() - ENDPOINTS));
@@ -249,22 +251,19 @@ fn http_text(out: &mut String, http: &HttpForward, indent: usize) {
                 .per_try_timeout
                 .map(|timeout| format!(", {timeout} ms each"))
                 .unwrap_or_default();
-            format!("{} retries{each} on {}", retries.attempts, retries.on)
+            let (count, word) = (
+                retries.attempts,
+                if retries.attempts == 1 { "retry" } else { "retries" },
+            );
+            format!("{count} {word}{each} on {}", retries.on)
         }
         None => "no retries".to_owned(),
     };
     line(out, indent, "", &format!("{timeout}, {retries}"));
-    for change in &http.response {
-        let change = serde_json::to_value(change).unwrap_or_default();
-        let text = match change.as_object().and_then(|fields| fields.iter().next()) {
-            Some((how, Value::Array(pair))) => {
-                let pair: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();
-                format!("{how} {}", pair.join(": "))
-            }
-            Some((how, Value::String(name))) => format!("{how} {name}"),
-            _ => continue,
-        };
-        line(out, indent, "response", &text);
+    for (word, changes) in [("header", &http.request), ("response", &http.response)] {
+        for change in changes {
+            line(out, indent, word, &change_text(change));
+        }
     }
     for mirror in &http.mirrors {
         let text = format!(
@@ -288,8 +287,19 @@ fn http_text(out: &mut String, http: &HttpForward, indent: usize) {
     }
 }
 
-fn endpoint_text(endpoint: &Endpoint) -> String {
+fn change_text(change: &HeaderChange) -> String {
+    match change {
+        HeaderChange::Remove(name) => format!("remove {name}"),
+        HeaderChange::Set(name, value) => format!("set {name}: {value}"),
+        HeaderChange::Append(name, value) => format!("add {name}: {value}"),
+        HeaderChange::AddIfAbsent(name, value) => format!("where absent, add {name}: {value}"),
+        HeaderChange::Overwrite(name, value) => format!("where it is there, set {name}: {value}"),
+    }
+}
+
+fn endpoint_text(endpoint: &Endpoint, bytes: bool) -> String {
     let transport = match &endpoint.transport {
+        Transport::Plain if bytes => "as it comes".to_owned(),
         Transport::Plain => "plain text".to_owned(),
         Transport::Tls {
             sni,
