@@ -53,6 +53,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
 
+    /// The client's address, of a request that comes to a gateway
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+
     /// File or directory of YAML with the cluster's objects; repeatable. Without any, the cluster is read
     #[arg(short, long = "file", value_name = "FILE")]
     file: Vec<PathBuf>,
@@ -93,6 +97,7 @@ impl Args {
                 method: self.method,
                 headers: self.header,
                 address: self.address,
+                client: self.client,
             },
         )?;
         let value = serde_json::to_value(&journey)?;

@@ -225,6 +225,8 @@ pub(crate) fn choose<'a>(
             decided.push(property.name);
         }
     }
+    // The closest rivals come first.
+    beaten.reverse();
     if let Some((index, chain)) = left.first() {
         let why = match (decided.as_slice(), listener.filter_chains.len()) {
             (_, 1) => "it is the only one".to_owned(),

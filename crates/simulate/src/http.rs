@@ -25,7 +25,7 @@ use crate::matching::{Metadata, metadata};
 use crate::path::{Normalized, normalize};
 use crate::proxy::Proxy;
 use crate::rbac::{self, Decision, Facts};
-use crate::request::{Connection, Http};
+use crate::request::{Connection, Http, Version};
 use crate::route;
 use crate::trace::{Kind, Outcome, Step};
 
@@ -60,13 +60,18 @@ pub(crate) fn run(
         steps,
         share: 1.0,
     };
-    begin(exchange, &request.path)
+    begin(exchange, request)
 }
 
-fn begin(mut exchange: Exchange<'_>, path: &str) -> Vec<Outcome> {
+fn begin(mut exchange: Exchange<'_>, request: &Http) -> Vec<Outcome> {
+    let path = &request.path;
+    let options = exchange.manager.http_protocol_options.as_ref();
+    if request.version == Version::Http10 && !options.is_some_and(|options| options.accept_http_10) {
+        return vec![exchange.answered(426, Vec::new(), None, &[], "HTTP/1.0 is not accepted")];
+    }
     match normalize(path, exchange.manager) {
         Normalized::Path(normal) => {
-            if normal != path
+            if normal != *path
                 && let Some(step) = exchange.steps.last_mut()
             {
                 step.notes.push(format!("the path {path} is taken as {normal}"));
@@ -124,6 +129,16 @@ fn headers(manager: &HttpConnectionManager, connection: &Connection, terminated:
     let rest = request.headers.iter().filter(|(name, _)| !name.starts_with(':'));
     for (name, value) in rest {
         all.apply(&[crate::headers::HeaderChange::Append(name.clone(), value.clone())]);
+    }
+    if manager.use_remote_address.unwrap_or_default() && !manager.skip_xff_append {
+        let own = connection
+            .source
+            .map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+        let list = match all.get("x-forwarded-for") {
+            Some(told) => format!("{told},{own}"),
+            None => own,
+        };
+        all.set("x-forwarded-for", &list);
     }
     let scheme = if terminated { "https" } else { "http" };
     let trusted = !manager.use_remote_address.unwrap_or_default() || manager.xff_num_trusted_hops > 0;
@@ -339,22 +354,14 @@ fn authorize<'a>(one: &HttpFilter, filter: &Rbac, chosen: Chosen<'a>, exchange: 
 
 fn facts<'a>(exchange: &'a Exchange<'_>) -> Facts<'a> {
     let connection = exchange.connection;
+    // Of the addresses that proxies wrote down, the last ones are their own where they are trusted.
     let hops = usize::try_from(exchange.manager.xff_num_trusted_hops).unwrap_or_default();
-    let told = exchange.headers.get("x-forwarded-for").and_then(|list| {
-        let mut all: Vec<_> = list.split(',').map(|one| one.trim().parse().ok()).collect();
-        let edge = exchange.manager.use_remote_address.unwrap_or_default();
-        let back = match (edge, hops) {
-            (true, 0) => return None,
-            (true, hops) => hops,
-            (false, hops) => hops + 1,
-        };
-        all.reverse();
-        all.get(back - 1).copied().flatten()
-    });
+    let told = exchange.headers.get("x-forwarded-for");
+    let told = told.as_ref().and_then(|list| list.rsplit(',').nth(hops));
     Facts {
         destination: connection.entry.destination(),
         source: connection.source,
-        client: told.or(connection.source),
+        client: told.map_or(connection.source, |told| told.trim().parse().ok()),
         tls: connection.tls.as_ref(),
         headers: &exchange.headers,
         metadata: &exchange.metadata,

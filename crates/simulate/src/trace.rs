@@ -192,7 +192,7 @@ pub struct HttpForward {
     /// Path with query toward the upstream.
     pub path: String,
     /// The request's headers toward the upstream: the client's, changed as configuration says. Of what Envoy itself
-    /// adds to every request only `x-forwarded-proto` is among them, not `x-request-id` and the like.
+    /// adds to every request only `x-forwarded-proto` and `x-forwarded-for` are among them, not `x-request-id` and the like.
     pub headers: Vec<(String, String)>,
     /// What was done to the request's headers, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -30,6 +30,7 @@ pub(super) struct Question {
     pub(super) method: String,
     pub(super) headers: Vec<(String, String)>,
     pub(super) address: Option<IpAddr>,
+    pub(super) client: Option<IpAddr>,
 }
 
 /// What a proxy is to the request.
@@ -85,7 +86,11 @@ impl Journey {
 
     fn arrives_from(&self, hop: &Hop) -> bool {
         hop.trace.outcomes.iter().any(|outcome| match &outcome.verdict {
-            Verdict::Answered(answer) => answer.status < 400,
+            // gRPC says in a header what HTTP says in its status.
+            Verdict::Answered(answer) => {
+                let failed = |(name, value): &(String, String)| name == "grpc-status" && value != "0";
+                answer.status < 400 && !answer.headers.iter().any(failed)
+            }
             Verdict::Refused { .. } => false,
             Verdict::Forwarded(forward) if hop.role == Role::Callee => !forward.cluster.is_empty(),
             Verdict::Forwarded(forward) => {
@@ -134,7 +139,11 @@ pub(super) fn follow(world: &World, question: &Question) -> Result<Journey> {
             };
             (Role::Caller, entry, proxy.addresses.first().copied())
         }
-        ProxyKind::Router => (Role::Gateway, Entry::Direct(door(world, &proxy, target.port)?), None),
+        ProxyKind::Router => (
+            Role::Gateway,
+            Entry::Direct(door(world, &proxy, target.port)?),
+            question.client,
+        ),
         ProxyKind::Waypoint | ProxyKind::Ztunnel => {
             bail!(
                 "{} is a proxy of the ambient mesh, which is not simulated",

@@ -210,3 +210,57 @@ fn a_route_may_switch_a_filter_off() {
     let off = json!({"rbac": {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true}});
     assert_eq!(end(&ask(&with(filter(), off, json!({})), get("/", &[]))), "a");
 }
+
+#[test]
+fn clients_are_told_by_as_many_proxies_as_are_trusted() {
+    let rules = json!({"rules": {"action": "ALLOW", "policies": {"p": {
+        "permissions": [{"any": true}], "principals": [{"remoteIp": {"addressPrefix": "192.0.2.0", "prefixLen": 24}}],
+    }}}});
+    let of = |manager: Value, told: Option<&str>| {
+        let table = json!({"virtualHosts": [{"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}]});
+        let proxy = router(table, vec![http_filter("rbac", "rbac.v3.RBAC", rules.clone())], manager);
+        let headers: Vec<(&str, &str)> = told.iter().map(|told| ("x-forwarded-for", *told)).collect();
+        end(&ask(&proxy, get("/", &headers)))
+    };
+    // The peer's own address, 10.1.1.1, is none of those allowed.
+    assert_eq!(of(json!({}), None), "403");
+    assert_eq!(of(json!({}), Some("10.0.0.9, 192.0.2.1")), "a");
+    assert_eq!(of(json!({}), Some("192.0.2.1, 10.0.0.9")), "403");
+    assert_eq!(of(json!({"useRemoteAddress": true}), Some("192.0.2.1")), "403");
+    let trusted = json!({"useRemoteAddress": true, "xffNumTrustedHops": 1});
+    assert_eq!(of(trusted.clone(), Some("10.0.0.9,192.0.2.1")), "a");
+    assert_eq!(of(trusted, Some("192.0.2.1,10.0.0.9")), "403");
+}
+
+#[test]
+fn gateways_write_down_who_came() {
+    let table = json!({"virtualHosts": [{"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}]});
+    let proxy = router(table, Vec::new(), json!({"useRemoteAddress": true}));
+    let trace = ask(
+        &proxy,
+        get("/", &[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")]),
+    );
+    let headers = &forwarded(&trace).http.as_ref().unwrap().headers;
+    assert!(
+        headers.contains(&("x-forwarded-for".to_owned(), "192.0.2.1,10.1.1.1".to_owned())),
+        "{headers:?}"
+    );
+    assert!(
+        headers.contains(&("x-forwarded-proto".to_owned(), "http".to_owned())),
+        "{headers:?}"
+    );
+}
+
+#[test]
+fn old_http_is_accepted_only_where_it_is_said() {
+    let of = |more: Value| {
+        let table = json!({"virtualHosts": [{"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}]});
+        let old = Http {
+            version: crate::Version::Http10,
+            ..get("/", &[])
+        };
+        end(&ask(&router(table, Vec::new(), more), old))
+    };
+    assert_eq!(of(json!({})), "426");
+    assert_eq!(of(json!({"httpProtocolOptions": {"acceptHttp10": true}})), "a");
+}
