@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "file")]
     mesh_config: Option<PathBuf>,
 
-    /// Kubeconfig of the cluster that is read
+    /// Kubeconfig of the cluster that is read; kubectl's own where none is named
     #[arg(long, value_name = "FILE", env = "KUBECONFIG", conflicts_with = "file")]
     kubeconfig: Option<PathBuf>,
 
@@ -112,7 +112,13 @@ impl Args {
     fn world(&self) -> Result<World> {
         if self.file.is_empty() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let read = World::of_cluster(self.kubeconfig.as_deref(), PATIENCE);
+            let usual = || {
+                std::env::home_dir()
+                    .map(|home| home.join(".kube/config"))
+                    .filter(|path| path.exists())
+            };
+            let kubeconfig = self.kubeconfig.clone().or_else(usual);
+            let read = World::of_cluster(kubeconfig.as_deref(), PATIENCE);
             return runtime
                 .block_on(read)
                 .context("cannot read the cluster; name files with -f to do without");

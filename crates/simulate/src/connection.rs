@@ -22,6 +22,7 @@ const HARMLESS: &[&str] = &[
     "set_filter_state.v3.Config",
     "mongo_proxy.v3.MongoProxy",
     "metadata_exchange.MetadataExchange",
+    "sni_dynamic_forward_proxy.v3.FilterConfig",
 ];
 
 /// Follows a request through a proxy.

@@ -35,6 +35,7 @@ const HARMLESS: &[&str] = &[
     "grpc_web.v3.GrpcWeb",
     "set_filter_state.v3.Config",
     "on_demand.v3.OnDemand",
+    "http.dynamic_forward_proxy.v3.FilterConfig",
 ];
 
 /// Follows a request; `steps` are those of the connection.

@@ -5,54 +5,33 @@ use lateen_proto::envoy::config::cluster::v3::cluster::common_lb_config::Localit
 use lateen_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use lateen_proto::envoy::config::core::v3::address::Address as AddressKind;
 use lateen_proto::envoy::config::core::v3::socket_address::PortSpecifier;
-use lateen_proto::envoy::config::core::v3::transport_socket::ConfigType;
-use lateen_proto::envoy::config::core::v3::{Address, HealthStatus, Locality, TransportSocket};
+use lateen_proto::envoy::config::core::v3::{Address, HealthStatus, Locality};
 use lateen_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use lateen_proto::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
-use lateen_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
-use lateen_proto::envoy::extensions::transport_sockets::tls::v3::{CertificateValidationContext, UpstreamTlsContext};
 use lateen_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use lateen_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
-use lateen_proto::{Struct, type_url};
+use lateen_proto::type_url;
 use serde::Serialize;
 
 use crate::exchange::{millis, object_of};
-use crate::matching::text_in_words;
 use crate::proxy::Proxy;
 use crate::request::{Connection, Entry};
 use crate::trace::{Kind, Step};
 
+mod transport;
+
+pub use transport::Transport;
+use transport::{labels, transport};
+
 /// How long connecting may take if nothing is said of it: Istio's default, in milliseconds.
 const USUAL_TIMEOUT: u64 = 10_000;
-
-/// How connections to an endpoint are secured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Transport {
-    /// Not at all.
-    Plain,
-    /// By TLS.
-    Tls {
-        /// Server name; empty for none, `*` for the request's host.
-        sni: String,
-        /// Protocols offered.
-        alpn: Vec<String>,
-        /// Name of the secret with the client's certificate; without one the client shows none.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        certificate: Option<String>,
-        /// Names that the server's certificate may have; empty: any.
-        names: Vec<String>,
-    },
-    /// By something else.
-    Other(String),
-}
 
 /// An endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Endpoint {
-    /// `ip:port`, a name and a port, or a path.
+    /// `ip:port`, a name and a port, a path, or `*` for the request's own host.
     pub address: String,
     /// `healthy`, `unhealthy`, `draining`, `degraded`, `timeout`.
     pub health: String,
@@ -123,6 +102,7 @@ pub(crate) fn describe(proxy: &Proxy, cluster: &Cluster, connection: &Connection
         .is_some_and(|options| options.auto_sni);
     let endpoints = match kind.as_str() {
         "ORIGINAL_DST" => original(cluster, connection, follows_host),
+        name if name.ends_with("dynamic_forward_proxy") => vec![only("*", cluster, follows_host)],
         "EDS" => {
             let name = cluster
                 .eds_cluster_config
@@ -192,15 +172,20 @@ fn original(cluster: &Cluster, connection: &Connection, follows_host: bool) -> V
         Entry::Outbound(address) | Entry::Inbound(address) => address,
         Entry::Direct(_) => return Vec::new(),
     };
-    vec![Endpoint {
-        address: address.to_string(),
+    vec![only(&address.to_string(), cluster, follows_host)]
+}
+
+/// An endpoint that gets everything.
+fn only(address: &str, cluster: &Cluster, follows_host: bool) -> Endpoint {
+    Endpoint {
+        address: address.to_owned(),
         health: "healthy".to_owned(),
         priority: 0,
         locality: String::new(),
         weight: 1,
         share: 1.0,
         transport: transport(cluster, None, follows_host),
-    }]
+    }
 }
 
 fn healthy(endpoint: &LbEndpoint) -> bool {
@@ -255,7 +240,7 @@ fn endpoints(cluster: &Cluster, assignment: &ClusterLoadAssignment, follows_host
                 locality: locality_name(locality.locality.as_ref()),
                 weight: weight(one),
                 share,
-                transport: transport(cluster, transport_labels(one), follows_host),
+                transport: transport(cluster, labels(one), follows_host),
             });
         }
     }
@@ -395,81 +380,6 @@ fn address(address: &Address) -> String {
         Some(AddressKind::EnvoyInternalAddress(_)) => "an internal listener".to_owned(),
         None => String::new(),
     }
-}
-
-fn transport_labels(endpoint: &LbEndpoint) -> Option<&Struct> {
-    endpoint
-        .metadata
-        .as_ref()?
-        .filter_metadata
-        .get("envoy.transport_socket_match")
-}
-
-/// The socket for an endpoint: the first whose labels the endpoint has, else the cluster's.
-fn transport(cluster: &Cluster, labels: Option<&Struct>, follows_host: bool) -> Transport {
-    let has = |wanted: &Struct| {
-        wanted
-            .fields
-            .iter()
-            .all(|(name, value)| labels.is_some_and(|labels| labels.fields.get(name) == Some(value)))
-    };
-    let matched = cluster
-        .transport_socket_matches
-        .iter()
-        .find(|one| one.r#match.as_ref().is_none_or(has))
-        .and_then(|one| one.transport_socket.as_ref());
-    match matched.or(cluster.transport_socket.as_ref()) {
-        Some(socket) => of_socket(socket, follows_host),
-        None => Transport::Plain,
-    }
-}
-
-fn of_socket(socket: &TransportSocket, follows_host: bool) -> Transport {
-    let Some(ConfigType::TypedConfig(config)) = &socket.config_type else {
-        return Transport::Other(socket.name.clone());
-    };
-    if config.type_url.ends_with(".RawBuffer") {
-        return Transport::Plain;
-    }
-    let Ok(context) = config.to_msg::<UpstreamTlsContext>() else {
-        return Transport::Other(socket.name.clone());
-    };
-    let common = context.common_tls_context.unwrap_or_default();
-    let inline = (!common.tls_certificates.is_empty()).then(|| "inline".to_owned());
-    let certificate = common
-        .tls_certificate_sds_secret_configs
-        .first()
-        .map(|secret| secret.name.clone())
-        .or(inline);
-    let names = match &common.validation_context_type {
-        Some(ValidationContextType::ValidationContext(context)) => accepted(context),
-        Some(ValidationContextType::CombinedValidationContext(both)) => both
-            .default_validation_context
-            .as_ref()
-            .map(accepted)
-            .unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    Transport::Tls {
-        sni: if context.sni.is_empty() && follows_host {
-            "*".to_owned()
-        } else {
-            context.sni
-        },
-        alpn: common.alpn_protocols,
-        certificate,
-        names,
-    }
-}
-
-fn accepted(context: &CertificateValidationContext) -> Vec<String> {
-    let typed = context
-        .match_typed_subject_alt_names
-        .iter()
-        .filter_map(|name| name.matcher.as_ref());
-    let old = context.match_subject_alt_names.iter();
-    let plain = |text: String| text.trim_matches('`').to_owned();
-    typed.chain(old).map(|matcher| plain(text_in_words(matcher))).collect()
 }
 
 fn settings(cluster: &Cluster) -> Vec<String> {

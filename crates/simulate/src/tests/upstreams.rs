@@ -145,3 +145,10 @@ fn transport_is_chosen_by_the_endpoint_s_labels() {
     );
     assert_eq!(endpoints[1].transport, Transport::Plain);
 }
+
+#[test]
+fn a_host_that_is_resolved_per_request_is_an_endpoint_too() {
+    let cluster = json!({"clusterType": {"name": "envoy.clusters.dynamic_forward_proxy"}});
+    let trace = trace(cluster, json!({}), here());
+    assert_eq!(forwarded(&trace).upstream.as_ref().unwrap().endpoints[0].address, "*");
+}
