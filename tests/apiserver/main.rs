@@ -1,6 +1,7 @@
 //! A real API server: what `lateend` makes of the cluster behind it.
 
 mod changes;
+mod explain;
 mod lost;
 mod proxy;
 mod rights;

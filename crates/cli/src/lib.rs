@@ -1,14 +1,16 @@
 //! `lateen`, the command line.
 //!
 //! - [`render`]: what proxies would get, told offline, by the code that the server runs;
+//! - `explain`: what happens to one request, and which object decides it;
 //! - `inject`: workloads with their sidecars, as the webhook gives them;
 //! - `proxy_status`, `proxy_config`: what a running control plane has sent, and what became of it;
 //! - `token`: proofs of identity for workloads where there is no cluster that issues them.
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 all is well; 1 it could not be done; 2
-//! the command line is wrong.
+//! the command line is wrong; 3, of `explain` alone: nobody gets the request.
 
 mod control_plane;
+mod explain;
 mod inject;
 mod input;
 mod print;
@@ -39,6 +41,9 @@ struct Cli {
 enum Command {
     /// Write what proxies would get, with no server running
     Render(render::Args),
+    /// Tell what happens to a request, step by step, and which object decides it
+    #[command(after_help = explain::EXIT_CODES)]
+    Explain(explain::Args),
     /// Write workloads with their sidecars, as the webhook gives them
     #[command(visible_alias = "kube-inject")]
     Inject(inject::Inject),
@@ -68,7 +73,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("lateen: {error:#}");
             ExitCode::FAILURE
@@ -76,9 +81,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     logging::init(logging::Format::Text, "warn")?;
+    if let Command::Explain(args) = command {
+        return args.run();
+    }
+    finished(command).map(|()| ExitCode::SUCCESS)
+}
+
+fn finished(command: Command) -> Result<()> {
     match command {
+        Command::Explain(args) => args.run().map(|_| ()),
         Command::Render(args) => args.run(),
         Command::Inject(command) => command.run(),
         Command::ProxyStatus(command) => command.run(),

@@ -21,7 +21,7 @@ use crate::facts::OutboundFacts;
 
 pub(crate) use gateway::{common_hosts, exported_routes};
 pub(crate) use http::inbound_route;
-pub use http::{Routes, VirtualHost};
+pub use http::{RouteOrigin, Routes, VirtualHost};
 pub use select::{Resolved, RouteSource};
 pub(crate) use select::{resolve, source_applies};
 pub(crate) use sidecar::outbound_policy;
@@ -45,14 +45,9 @@ pub struct Input {
 impl Input {
     /// Builds the route table.
     pub fn build(&self) -> Built {
-        let mut diagnostics = Vec::new();
         let table = pb::RouteConfiguration {
             name: self.name.to_string(),
-            virtual_hosts: self
-                .hosts
-                .iter()
-                .map(|host| host.build(&self.mesh, &mut diagnostics))
-                .collect(),
+            virtual_hosts: self.hosts.iter().map(|host| host.build(&self.mesh)).collect(),
             validate_clusters: Some(false),
             max_direct_response_body_size_bytes: Some(MAX_DIRECT_BODY),
             ignore_port_in_host_matching: self.ignore_port,
@@ -60,7 +55,7 @@ impl Input {
         };
         Built {
             resource: Some(Resource::encode(Arc::clone(&self.name), &table)),
-            diagnostics,
+            diagnostics: Vec::new(),
             origins: self.origins(),
         }
     }

@@ -94,6 +94,19 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
     Client::try_from(config).map_err(|error| KubeError::Client(Box::new(error)))
 }
 
+/// Reads what the cluster holds now, all kinds of it. An API server that does not answer is waited for: give it a deadline.
+///
+/// # Errors
+/// Only when a task of its own fails.
+pub async fn read_once(client: Client, settings: &Settings) -> Result<Update, KubeError> {
+    let (sender, mut updates) = mpsc::channel(1);
+    let nothing = || KubeError::Ended("nothing was read".to_owned());
+    tokio::select! {
+        update = updates.recv() => update.ok_or_else(nothing),
+        ended = watch(client, settings, sender) => Err(ended.err().unwrap_or_else(nothing)),
+    }
+}
+
 /// Reads the cluster, hands on what it holds once all kinds are known, and goes on handing on what changes until the
 /// receiver is gone.
 ///

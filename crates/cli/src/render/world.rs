@@ -1,17 +1,21 @@
 //! From files to a snapshot, and to the proxies in it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use lateen_lower::node::{PodNode, kind_of_pod, node_for_pod, proxy_from_node};
 use lateen_lower::{Change, Event, Index, Kind, Object, Settings};
+use lateen_model::proxy::ProxyKind;
 use lateen_model::{Proxy, Snapshot};
 use lateen_names::{ClusterId, ObjectKey};
 use lateen_proto::envoy::config::core::v3::Node;
 use lateen_sources::file::{self, FileObjects, Problem, Verdict};
+use lateen_sources::kube;
 use serde_json::{Map, Value, json};
 
 /// The version of Istio's agent whose Node is made for a pod.
@@ -62,20 +66,48 @@ impl World {
             .map(environment)
             .transpose()?
             .unwrap_or_default();
-        let (local, domain, system) = (
-            settings.cluster.clone(),
-            settings.domain.clone(),
-            settings.system_namespace.to_string(),
-        );
-
-        let mut index = Index::new(settings);
-        let mut world = file::load_once(&inputs.files, local.clone(), inputs.keep_rejected)?;
-        let mut clusters = vec![(local, std::mem::take(&mut world.objects))];
+        let local = settings.cluster.clone();
+        let mut read = file::load_once(&inputs.files, local.clone(), inputs.keep_rejected)?;
+        let mut clusters = vec![(local, std::mem::take(&mut read.objects))];
         for (id, path) in &inputs.remote_clusters {
             let remote = file::load_once(std::slice::from_ref(path), id.clone(), inputs.keep_rejected)?;
-            world.problems.extend(remote.problems);
+            read.problems.extend(remote.problems);
             clusters.push((id.clone(), remote.objects));
         }
+        Ok(Self::lower(settings, clusters, read.verdicts, read.problems))
+    }
+
+    /// Reads and lowers what a Kubernetes cluster holds now.
+    ///
+    /// # Errors
+    /// When the cluster cannot be read within the time given.
+    pub async fn of_cluster(kubeconfig: Option<&Path>, patience: Duration) -> Result<Self> {
+        let settings = Settings::new("")?;
+        let client = kube::connect(kubeconfig).await?;
+        let read = tokio::time::timeout(patience, kube::read_once(client, &settings)).await;
+        let update = read.with_context(|| {
+            format!(
+                "the API server has not told all that it holds within {}",
+                humantime::format_duration(patience)
+            )
+        })??;
+        let objects = update.events.into_iter().filter_map(|event| match event.change {
+            Change::Apply(object) => Some((object.kind(), object.key().ok()?, object)),
+            Change::Delete { .. } => None,
+        });
+        let clusters = vec![(settings.cluster.clone(), objects.collect())];
+        Ok(Self::lower(settings, clusters, Vec::new(), update.problems.to_vec()))
+    }
+
+    fn lower(
+        settings: Settings,
+        clusters: Vec<(ClusterId, FileObjects)>,
+        verdicts: Vec<Verdict>,
+        problems: Vec<Problem>,
+    ) -> Self {
+        let domain = settings.domain.clone();
+        let system_namespace = settings.system_namespace.to_string();
+        let mut index = Index::new(settings);
         for (cluster, objects) in &clusters {
             let event = |object: &Arc<Object>| Event {
                 cluster: cluster.clone(),
@@ -84,15 +116,15 @@ impl World {
             index.apply(objects.iter().map(|(_, _, object)| event(object)).collect());
         }
         let snapshot = index.publish();
-        Ok(Self {
+        Self {
             index,
             snapshot,
             clusters,
             domain,
-            system_namespace: system,
-            verdicts: world.verdicts,
-            problems: world.problems,
-        })
+            system_namespace,
+            verdicts,
+            problems,
+        }
     }
 
     /// The world, lowered.
@@ -153,6 +185,46 @@ impl World {
             bail!("Pod {namespace}/{pod_name} has no proxy yet: it needs a spec and status.podIP");
         };
         Ok(proxy_from_node(&node, &self.snapshot)?)
+    }
+
+    /// Suffix of the names of services.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The pod at an address, as `<pod>.<namespace>`.
+    pub fn pod_at(&self, ip: IpAddr) -> Option<String> {
+        let at = ip.to_string();
+        let here = |pod: &Pod| {
+            let status = pod.status.as_ref();
+            status.is_some_and(|status| {
+                status.pod_ip.as_ref() == Some(&at) || status.pod_ips.iter().flatten().any(|one| one.ip == at)
+            })
+        };
+        self.clusters.iter().find_map(|(_, objects)| {
+            of(objects, Kind::Pod).find_map(|(key, object)| match object {
+                Object::Pod(pod) if here(pod) => Some(full_name(key)),
+                _ => None,
+            })
+        })
+    }
+
+    /// Whether something says that the pod `<pod>.<namespace>` has a proxy: the label or the container of an injected one.
+    pub fn has_proxy(&self, name: &str) -> bool {
+        let Some((pod_name, namespace)) = name.rsplit_once('.') else {
+            return false;
+        };
+        let Some((_, _, pod)) = self.pod(pod_name, namespace) else {
+            return false;
+        };
+        let labels = pod.metadata.labels.as_ref();
+        let labelled = labels.is_some_and(|labels| labels.contains_key("security.istio.io/tlsMode"));
+        let spec = pod.spec.as_ref();
+        let mut containers = spec.into_iter().flat_map(|spec| {
+            let init = spec.init_containers.iter().flatten();
+            spec.containers.iter().chain(init)
+        });
+        labelled || kind_of_pod(pod) == ProxyKind::Router || containers.any(|one| one.name == "istio-proxy")
     }
 
     /// The proxy that sends the Node in a file.

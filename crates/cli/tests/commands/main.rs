@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod dumps;
+mod explain;
 mod proxy_config;
 mod proxy_status;
 mod render;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use lateen_model::Diagnostic;
 use lateen_model::mesh::Mesh;
 use lateen_model::route::{HttpMatch, HttpRoute, Semantics};
 use lateen_names::ObjectRef;
@@ -53,12 +52,12 @@ pub struct VirtualHost {
 }
 
 impl VirtualHost {
-    pub(super) fn build(&self, mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) -> pb::VirtualHost {
+    pub(super) fn build(&self, mesh: &Mesh) -> pb::VirtualHost {
         use pb::virtual_host::TlsRequirementType;
         pb::VirtualHost {
             name: self.name.to_string(),
             domains: self.domains.iter().map(ToString::to_string).collect(),
-            routes: self.routes(mesh, diagnostics),
+            routes: self.routes(mesh),
             require_tls: if self.require_tls {
                 TlsRequirementType::All
             } else {
@@ -78,7 +77,20 @@ impl VirtualHost {
         sources.iter().map(|source| &source.service.origin)
     }
 
-    fn routes(&self, mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) -> Vec<pb::Route> {
+    /// Where the routes come from that are built, in their order; empty where no object speaks of them.
+    pub fn route_origins(&self) -> Vec<RouteOrigin> {
+        let Routes::VirtualServices(sources) = &self.routes else {
+            return Vec::new();
+        };
+        let origin = |planned: &Planned<'_>| RouteOrigin {
+            object: planned.source.service.origin.clone(),
+            field: Arc::clone(&planned.route.field),
+            alternative: planned.alternative,
+        };
+        merged(sources).iter().map(origin).collect()
+    }
+
+    fn routes(&self, mesh: &Mesh) -> Vec<pb::Route> {
         match &self.routes {
             Routes::Service {
                 cluster,
@@ -95,7 +107,10 @@ impl VirtualHost {
                 ))),
                 ..Default::default()
             }],
-            Routes::VirtualServices(sources) => merged(sources, mesh, diagnostics),
+            Routes::VirtualServices(sources) => merged(sources)
+                .iter()
+                .map(|planned| one(planned.route, planned.condition(), planned.source, mesh))
+                .collect(),
             Routes::PassTo(cluster) => vec![pb::Route {
                 name: "allow_any".to_owned(),
                 r#match: Some(matching::everything()),
@@ -119,36 +134,59 @@ impl VirtualHost {
     }
 }
 
-/// Routes of several VirtualServices for one host: in order, but what matches everything goes last.
-fn merged(sources: &[RouteSource], mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) -> Vec<pb::Route> {
-    let mut specific = Vec::new();
-    let mut general = Vec::new();
-    for source in sources {
-        for (catch_all, route) in routes_of(source, mesh, diagnostics) {
-            if catch_all {
-                general.push(route)
-            } else {
-                specific.push(route)
-            }
-        }
+/// Where a route of a virtual host comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteOrigin {
+    /// The object.
+    pub object: ObjectRef,
+    /// The route's path within it, e.g. `spec.http[1]`.
+    pub field: Arc<str>,
+    /// Which of the route's alternatives (`match`) it stands for, if there are any.
+    pub alternative: Option<usize>,
+}
+
+/// A route that is to be built.
+struct Planned<'a> {
+    source: &'a RouteSource,
+    route: &'a HttpRoute,
+    alternative: Option<usize>,
+    catch_all: bool,
+}
+
+impl Planned<'_> {
+    fn condition(&self) -> Option<&HttpMatch> {
+        self.alternative.map(|index| &self.route.matches[index])
     }
+}
+
+/// Routes of several VirtualServices for one host: in order, but what matches everything goes last.
+fn merged(sources: &[RouteSource]) -> Vec<Planned<'_>> {
+    let (general, mut specific): (Vec<_>, Vec<_>) = sources
+        .iter()
+        .flat_map(routes_of)
+        .partition(|planned| planned.catch_all);
     specific.extend(general);
     specific
 }
 
 /// Routes of one VirtualService. Nothing after a route that matches everything can be reached, so nothing is made of it.
-fn routes_of(source: &RouteSource, mesh: &Mesh, _: &mut Vec<Diagnostic>) -> Vec<(bool, pb::Route)> {
+fn routes_of(source: &RouteSource) -> Vec<Planned<'_>> {
     let mut routes = Vec::new();
     for (index, alternatives) in &source.applicable {
         let route = &source.service.http[*index];
+        let planned = |alternative: Option<usize>, catch_all| Planned {
+            source,
+            route,
+            alternative,
+            catch_all,
+        };
         if route.matches.is_empty() {
-            routes.push((true, one(route, None, source, mesh)));
+            routes.push(planned(None, true));
             return routes;
         }
         for alternative in alternatives {
-            let condition = &route.matches[*alternative];
-            let catch_all = matching::is_catch_all(condition);
-            routes.push((catch_all, one(route, Some(condition), source, mesh)));
+            let catch_all = matching::is_catch_all(&route.matches[*alternative]);
+            routes.push(planned(Some(*alternative), catch_all));
             if catch_all && source.service.semantics == Semantics::Istio {
                 return routes;
             }

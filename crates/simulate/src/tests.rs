@@ -1,0 +1,7 @@
+//! One test for each rule of matching.
+
+mod actions;
+mod connections;
+mod filters;
+mod routing;
+mod upstreams;
