@@ -21,7 +21,7 @@ import (
 	echo "sigs.k8s.io/gateway-api/conformance/echo-basic/grpcechoserver"
 )
 
-// serve listens as the arguments say until something goes wrong. A certificate is made up: nobody checks it.
+// serve listens as the arguments say, or with HTTP on port 8080, until something goes wrong. A certificate is made up: nobody checks it.
 func serve(args []string) error {
 	ports := map[string]func(net.Listener) error{}
 	encrypted := map[string]bool{}
@@ -43,6 +43,9 @@ func serve(args []string) error {
 	flags.String("key", "", "not read")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if len(ports) == 0 {
+		ports["8080"] = http1("8080")
 	}
 	certificate, err := selfSigned()
 	if err != nil {
@@ -143,4 +146,3 @@ func selfSigned() (tls.Certificate, error) {
 	signed, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	return tls.Certificate{Certificate: [][]byte{signed}, PrivateKey: key}, err
 }
-
