@@ -220,8 +220,8 @@ fn prepare(tier: Tier, envoy: Option<&Path>, programs: &Path) -> Result<Ground> 
         Tier::Cluster => cluster::obstacle()?,
         Tier::Long => {
             // Only some of its tests want a node, and say what they skip.
-            if let Some(why) = cluster::obstacle()? {
-                println!("without a node, tests that need one are skipped: {why}");
+            if let Some(why) = cluster::obstacle()?.or_else(|| tools::no_go().map(str::to_owned)) {
+                println!("without a node, or the suite to run on it, tests that need it are skipped: {why}");
                 return Ok(Ground::Ready(Vec::new()));
             }
             None

@@ -1,5 +1,8 @@
 //! Listeners of gateways.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
