@@ -15,9 +15,10 @@
 #   node.sh restart DAEMON  end it with SIGKILL; it comes back by itself
 #   node.sh logs DIR        copy the logs of daemons and pods to DIR
 #
-# From outside, the API server, every pod and every service address are reached directly, 10.97.N.0/24 for load balancers
-# among them, and pods and the API server reach what listens outside at 10.200.N.1 (webhooks, a test's own servers). N is the first number that no other node on
-# this machine has; $STATE/id says it, $STATE/admin.kubeconfig leads to the API server. Nodes do not reach each other's pods.
+# From outside, the API server, every pod and every service address are reached directly, among them 10.97.N.0/24 for
+# whoever plays the load balancer, and pods and the API server reach what listens outside at 10.200.N.1 (webhooks, a test's
+# own servers). N is the first number that no other node on this machine has; $STATE/id says it, $STATE/admin.kubeconfig
+# leads to the API server. Nodes do not reach each other's pods.
 #
 # `cargo xtask cluster` and the fixture in crates/testkit call it. They set STATE (where the node keeps its files, and by
 # which it is known), BIN (its programs) and IMAGES (archives of the images that it runs itself: pause and coredns).

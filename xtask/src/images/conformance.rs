@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::archive::Start;
 use super::layer::Layer;
@@ -96,6 +96,9 @@ fn definitions(to: &Path) -> Result<()> {
         .args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"])
         .output()
         .context("cannot run go")?;
+    if !output.status.success() {
+        bail!("go list failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
     let module = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     let folder = module.join("config/crd/experimental");
     let mut files: Vec<PathBuf> = fs::read_dir(&folder)
