@@ -15,9 +15,10 @@
 #   node.sh restart DAEMON  end it with SIGKILL; it comes back by itself
 #   node.sh logs DIR        copy the logs of daemons and pods to DIR
 #
-# From outside, the API server, every pod and every service address are reached directly, and pods and the API server
-# reach what listens outside at 10.200.N.1 (webhooks, a test's own servers). N is the first number that no other node on
-# this machine has; $STATE/id says it, $STATE/admin.kubeconfig leads to the API server. Nodes do not reach each other's pods.
+# From outside, the API server, every pod and every service address are reached directly, among them 10.97.N.0/24 for
+# whoever plays the load balancer, and pods and the API server reach what listens outside at 10.200.N.1 (webhooks, a test's
+# own servers). N is the first number that no other node on this machine has; $STATE/id says it, $STATE/admin.kubeconfig
+# leads to the API server. Nodes do not reach each other's pods.
 #
 # `cargo xtask cluster` and the fixture in crates/testkit call it. They set STATE (where the node keeps its files, and by
 # which it is known), BIN (its programs) and IMAGES (archives of the images that it runs itself: pause and coredns).
@@ -35,6 +36,7 @@ derive() { # number: everything that differs between nodes side by side
   export ID=$1 NAME=lateen$1                         # of the node, its cgroups and its link
   export HOST_IP=10.200.$ID.1 NODE_IP=10.200.$ID.2
   export POD_CIDR=10.244.$ID.0/24 SVC_CIDR=10.96.$ID.0/24
+  export LB_CIDR=10.97.$ID.0/24                      # for who gives Services of type LoadBalancer addresses
   export API_SVC_IP=10.96.$ID.1 DNS_IP=10.96.$ID.10
 }
 check() { # what is missing for a node, a line each: "what<TAB>Debian package, if one brings it"
@@ -392,6 +394,7 @@ up() { # [pid]
   ip link add "$NAME-h" type veth peer name eth0 netns "$p"
   ip addr add "$HOST_IP/30" dev "$NAME-h"; ip link set "$NAME-h" up
   ip route add "$POD_CIDR" via "$NODE_IP"; ip route add "$SVC_CIDR" via "$NODE_IP"
+  ip route add "$LB_CIDR" via "$NODE_IP"
   wait_for 60 "API server" 'kubectl get --raw /readyz'
   kubectl apply -f "$STATE/etc/coredns.yaml" >/dev/null
   wait_for 60 "node" "kubectl get node $NAME"

@@ -4,6 +4,7 @@
 //! takes from the machine that builds it is glibc and iptables, and its list of contents says which.
 
 mod archive;
+mod conformance;
 mod layer;
 mod machine;
 mod programs;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 
 use archive::Start;
+pub(crate) use conformance::of_conformance;
 use layer::Layer;
 use programs::{Libc, Programs};
 use recipe::Image;
@@ -47,6 +49,9 @@ pub(crate) struct ImagesArgs {
     /// Envoy to put in, instead of the pinned one
     #[arg(long, env = "ENVOY", value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
+    /// Also write to target/conformance what the Gateway API's conformance suite runs
+    #[arg(long)]
+    pub(crate) conformance: bool,
     /// Folder below target/ to write to
     #[arg(long, default_value = "images", value_name = "NAME")]
     pub(crate) to: String,
@@ -57,6 +62,9 @@ pub(crate) struct ImagesArgs {
 /// # Errors
 /// When something does not build or cannot be written.
 pub(crate) fn run(args: &ImagesArgs) -> Result<PathBuf> {
+    if args.conformance {
+        of_conformance()?;
+    }
     let folder = Workspace::load()?.target_dir.join(&args.to);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let envoy = tools::envoy(args.envoy.clone())?;

@@ -26,7 +26,7 @@ Tiers, from the cheapest up:
   envoy       tests/envoy/: real Envoys and the real binaries on loopback
   apiserver   tests/apiserver/: a real Kubernetes API server
   cluster     tests/cluster/: a real cluster
-  long        tests/long/: what takes hours; runs only when named
+  long        tests/long/: what takes hours, the Gateway API's conformance suite too; runs only when named
 
 A test joins a tier by where it lies: tests/Cargo.toml names it, as in
   [[test]]
@@ -37,7 +37,7 @@ The name starts with the tier's. Tests find in the environment:
   LATEEN_BIN        folder with lateend, lateen-agent, lateen and shop (all tiers but unit)
   LATEEN_TOOLS      folder with etcd and kube-apiserver (tier apiserver), and with all that a node of
                     tests/cluster/node.sh needs, kubectl and helm (tier cluster)
-  LATEEN_IMAGES     folder with the archives of Lateen's images (tier cluster)
+  LATEEN_IMAGES     folder with the archives of Lateen's images (tiers cluster and long)
   LATEEN_REFERENCE  reference data, when the caller sets it; a test that needs it and finds
                     it unset says what it skips";
 
@@ -201,7 +201,7 @@ fn equip(tiers: &[Tier]) -> Result<PathBuf> {
     let needed = |tier: &Tier| match tier {
         Tier::Golden => Some(Wanted::Helm),
         Tier::Apiserver => Some(Wanted::Apiserver),
-        Tier::Cluster => Some(Wanted::Cluster),
+        Tier::Cluster | Tier::Long => Some(Wanted::Cluster),
         _ => None,
     };
     for wanted in tiers.iter().filter_map(needed) {
@@ -218,6 +218,14 @@ fn prepare(tier: Tier, envoy: Option<&Path>, programs: &Path) -> Result<Ground> 
     let lacking = match tier {
         Tier::Apiserver => tools::obstacle(Wanted::Apiserver)?,
         Tier::Cluster => cluster::obstacle()?,
+        Tier::Long => {
+            // Only some of its tests want a node, and say what they skip.
+            if let Some(why) = cluster::obstacle()?.or_else(|| tools::no_go().map(str::to_owned)) {
+                println!("without a node, or the suite to run on it, tests that need it are skipped: {why}");
+                return Ok(Ground::Ready(Vec::new()));
+            }
+            None
+        }
         _ => return Ok(Ground::Ready(Vec::new())),
     };
     if let Some(why) = lacking {
@@ -235,6 +243,7 @@ fn prepare(tier: Tier, envoy: Option<&Path>, programs: &Path) -> Result<Ground> 
         profile: "dev".to_owned(),
         libc: None,
         programs: Some(programs.to_owned()),
+        conformance: tier == Tier::Long,
         envoy: envoy.map(Path::to_path_buf),
         to: "images-test".to_owned(),
     })?;

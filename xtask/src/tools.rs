@@ -105,6 +105,11 @@ pub(crate) fn obstacle(wanted: Wanted) -> Result<Option<String>> {
     })
 }
 
+/// Why nothing can be built with Go on this machine, if nothing can.
+pub(crate) fn no_go() -> Option<&'static str> {
+    golang::obstacle()
+}
+
 /// Whether the tool lies in `dir`, taken from where the user has it if need be.
 fn there(tool: &Tool, dir: &Path) -> Result<bool> {
     let to = dir.join(tool.name);

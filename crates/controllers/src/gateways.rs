@@ -102,10 +102,13 @@ pub async fn keep(client: Client, settings: Settings, mut deployments: watch::Re
             Ok(()) = deployments.changed() => None,
             happened = deployer.happened() => Some(happened),
         };
-        let plans = Arc::clone(&deployments.borrow_and_update());
-        match happened {
+        let (plans, changed) = latest(&mut deployments);
+        if changed || matches!(happened, None | Some(Happened::Tags)) {
             // Those that are as they should be cost a comparison.
-            None | Some(Happened::Tags) => plans.keys().for_each(|key| deployer.look_at(key)),
+            plans.keys().for_each(|key| deployer.look_at(key));
+        }
+        match happened {
+            None | Some(Happened::Tags) => {}
             Some(Happened::Made(namespaces)) => plans
                 .keys()
                 .filter(|key| {
@@ -118,6 +121,13 @@ pub async fn keep(client: Client, settings: Settings, mut deployments: watch::Re
             Some(Happened::Due(Due::Gateway(key))) => deployer.gateway(key, &plans).await,
         }
     }
+}
+
+/// What is to be deployed, and whether that has changed since it was last asked: it may have while something else happened,
+/// and nothing tells of it again.
+fn latest(deployments: &mut watch::Receiver<Arc<Deployments>>) -> (Arc<Deployments>, bool) {
+    let current = deployments.borrow_and_update();
+    (Arc::clone(&current), current.has_changed())
 }
 
 impl Deployer {
@@ -258,4 +268,18 @@ fn tag(webhooks: &MutatingWebhookConfiguration) -> Option<(String, (String, Stri
     let labels = webhooks.metadata.labels.as_ref()?;
     let found = (labels.get("istio.io/tag")?.clone(), labels.get("istio.io/rev")?.clone());
     Some((webhooks.metadata.name.clone()?, found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_that_come_while_something_else_happens_are_noticed_once() {
+        let (sender, mut receiver) = watch::channel(Arc::<Deployments>::default());
+        assert!(!latest(&mut receiver).1);
+        sender.send_replace(Arc::default());
+        assert!(latest(&mut receiver).1);
+        assert!(!latest(&mut receiver).1);
+    }
 }

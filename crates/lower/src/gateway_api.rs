@@ -37,6 +37,7 @@ mod filters;
 mod grants;
 mod http;
 mod ingress;
+mod l4;
 mod listeners;
 mod namespaces;
 mod parents;

@@ -16,6 +16,8 @@ pub struct Status {
     pub generation: i64,
     /// Conditions of the whole object: GatewayClass, Gateway, ListenerSet.
     pub conditions: Vec<Condition>,
+    /// What a GatewayClass can do, sorted.
+    pub features: &'static [&'static str],
     /// Listeners in the object's order: Gateway, ListenerSet.
     pub listeners: Option<Vec<ListenerStatus>>,
     /// Where a Gateway is reached; empty while nothing is known of it, which is no reason to forget what was told before.

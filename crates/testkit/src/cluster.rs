@@ -121,6 +121,11 @@ impl Cluster {
         Ipv4Addr::new(10, 200, self.node.number, 2)
     }
 
+    /// The addresses that are routed to the node for Services of type LoadBalancer. Nobody gives them out.
+    pub fn balancers(&self) -> String {
+        format!("10.97.{}.0/24", self.node.number)
+    }
+
     /// The node's name.
     pub fn name(&self) -> String {
         format!("lateen{}", self.node.number)

@@ -1,11 +1,14 @@
 //! Listeners of gateways.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use lateen_model::gateway::{ServerProtocol, ServerTls, ServerTlsMode};
-use lateen_model::route::{GatewayRef, L4Match, VirtualService, WeightedDestination};
+use lateen_model::route::{GatewayRef, L4Match, Semantics, VirtualService, WeightedDestination};
 use lateen_model::service::Protocol;
 use lateen_model::{Shared, Snapshot};
 use lateen_names::{Hostname, ObjectRef};
@@ -164,7 +167,7 @@ fn tcp_chains(
         .iter()
         .filter(|route| route.gateways.contains(&gateway) && !common_hosts(server, route).is_empty());
     let passthrough = server.is_tls() && mode.unwrap_or_default() == ServerTlsMode::Passthrough;
-    let mut chains = Vec::new();
+    let mut chains: Vec<Chain> = Vec::new();
     for route in bound {
         if passthrough {
             for one in &route.tls {
@@ -194,16 +197,24 @@ fn tcp_chains(
                     .iter()
                     .any(|condition| applies(condition, server, &gateway, facts));
             if let (true, Some(target)) = (fits, target(route, &one.destinations, server, scope)) {
-                let names = if server.is_tls() {
-                    server_names(server)
-                } else {
-                    Vec::new()
+                let tls = server.server.tls.clone().filter(|_| server.is_tls());
+                // Of the Gateway API's routes, each takes its own hosts; nothing else tells connections apart, so that the
+                // first of Istio's takes all.
+                let by_host = tls.is_some() && route.semantics == Semantics::GatewayApi;
+                let mut names = match (by_host, server.is_tls()) {
+                    (true, _) => common_hosts(server, route)
+                        .iter()
+                        .map(|host| host.as_str().into())
+                        .collect(),
+                    (false, true) => server_names(server),
+                    (false, false) => Vec::new(),
                 };
-                let tls = if server.is_tls() {
-                    server.server.tls.clone()
-                } else {
-                    None
-                };
+                if by_host {
+                    names.retain(|name| !chains.iter().any(|chain| chain.names.contains(name)));
+                    if names.is_empty() {
+                        break;
+                    }
+                }
                 chains.push(Chain {
                     names,
                     alpn: Vec::new(),
@@ -211,8 +222,10 @@ fn tcp_chains(
                     tls,
                     action: Action::Tcp(target),
                 });
-                // Without anything that tells connections apart, the first route takes them all.
-                return chains;
+                if !by_host {
+                    return chains;
+                }
+                break;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use lateen_model::proxy::Interception;
-use lateen_model::route::{GatewayRef, L4Match, VirtualService};
+use lateen_model::route::{GatewayRef, L4Match, Semantics, VirtualService};
 use lateen_model::service::{Port, Protocol, Resolution};
 use lateen_model::sidecar::OutboundPolicy;
 use lateen_model::{Service, Shared, Snapshot};
@@ -148,9 +148,14 @@ fn tcp_chains(
     origins: &mut BTreeSet<ObjectRef>,
 ) -> Vec<TcpChain> {
     let routes = scope.egress[one.egress].virtual_services.iter();
-    let routes: Vec<_> = routes
+    let foreign =
+        |route: &VirtualService| route.semantics == Semantics::GatewayApi && route.namespace != one.service.namespace;
+    let mut routes: Vec<_> = routes
         .filter(|route| route.hosts.iter().any(|host| host.matches(&one.service.host)))
+        .filter(|route| !foreign(route) || route.namespace == facts.namespace)
         .collect();
+    // As with HTTP: what clients' own namespace says of other namespaces' services goes first.
+    routes.sort_by_key(|route| !foreign(route));
     let mut chains = Vec::new();
     let complete = if one.protocol.is_tls() {
         tls_chains(one, planned, &routes, scope, facts, &mut chains)

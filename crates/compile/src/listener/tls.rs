@@ -11,6 +11,7 @@ use lateen_proto::envoy::config::core::v3::transport_socket;
 use lateen_proto::envoy::config::core::v3::{
     AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source,
 };
+use lateen_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
@@ -174,6 +175,9 @@ pub(super) fn server(tls: &ServerTls, common: &Common, alpn: &[&str]) -> Downstr
             )),
             ..Default::default()
         });
+    }
+    if mutual && tls.insecure_skip_verify == Some(true) {
+        checks.trust_chain_verification = TrustChainVerification::AcceptUntrusted.into();
     }
     let plain = checks == CertificateValidationContext::default();
     let validation = match ca {

@@ -73,7 +73,11 @@ pub(super) fn apply(route: &HttpRoute, source: &RouteSource, mesh: &Mesh, out: &
     headers(&route.headers, out);
     match &route.action {
         HttpAction::Redirect(redirect) => {
-            out.action = Some(pb::route::Action::Redirect(self::redirect(redirect, &out.r#match)))
+            out.action = Some(pb::route::Action::Redirect(self::redirect(
+                redirect,
+                source.port,
+                &out.r#match,
+            )))
         }
         HttpAction::Direct { status, body } => out.action = Some(direct(*status, body.as_deref())),
         HttpAction::Invalid { status } => out.action = Some(direct(*status, None)),
@@ -233,7 +237,7 @@ fn direct(status: u16, body: Option<&[u8]>) -> pb::route::Action {
     })
 }
 
-fn redirect(redirect: &Redirect, matched: &Option<pb::RouteMatch>) -> pb::RedirectAction {
+fn redirect(redirect: &Redirect, listener: u16, matched: &Option<pb::RouteMatch>) -> pb::RedirectAction {
     let code = match redirect.status {
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
@@ -259,6 +263,8 @@ fn redirect(redirect: &Redirect, matched: &Option<pb::RouteMatch>) -> pb::Redire
     });
     let port = match redirect.port {
         Some(RedirectPort::Number(port)) => u32::from(port),
+        // Envoy knows the request's port only from its host, which may be replaced. What goes without saying is not said.
+        Some(RedirectPort::RequestPort) if ![80, 443].contains(&listener) => u32::from(listener),
         _ => 0,
     };
     // The scheme's default port is what Envoy leaves out when the scheme is rewritten; naming the scheme asks for that.

@@ -1,5 +1,8 @@
 //! Route tables of sidecars: one per HTTP port, one per sniffed service.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -8,7 +11,7 @@ use lateen_model::route::{Semantics, VirtualService};
 use lateen_model::service::{Port, Registry, Resolution};
 use lateen_model::sidecar::OutboundPolicy;
 use lateen_model::{Service, Shared, Snapshot};
-use lateen_names::Hostname;
+use lateen_names::{Hostname, Namespace};
 
 use super::Input;
 use super::http::{Routes, VirtualHost, fallback};
@@ -111,7 +114,7 @@ fn virtual_hosts(entry: &EgressScope, port: u16, scope: &Scope, facts: &Outbound
             services.insert(&service.host, OnPort { service, ports });
         }
     }
-    let owners = owners(entry, &services, port);
+    let owners = owners(entry, &services, port, &facts.namespace);
     let mut made = Maker::new(facts, port, &services);
     for route in &entry.virtual_services {
         let Some((unknown, known)) = owners.get(&route.origin.key) else {
@@ -177,22 +180,40 @@ type Owned<'a> = (Vec<&'a Hostname>, Vec<&'a Hostname>);
 
 /// Which VirtualService speaks for which host: its hosts without service, and its services. A wildcard speaks for every
 /// service that it covers and no more specific VirtualService names; of equally specific ones the first wins.
+/// The Gateway API's routes to services of other namespaces hold for clients of their own namespace only, for these before
+/// all others.
 fn owners<'a>(
     entry: &'a EgressScope,
     services: &BTreeMap<&'a Hostname, OnPort<'a>>,
     port: u16,
+    client: &Namespace,
 ) -> BTreeMap<lateen_names::ObjectKey, Owned<'a>> {
     let mut owners: BTreeMap<_, Owned<'a>> = BTreeMap::new();
     let mut taken: HashSet<&Hostname> = HashSet::new();
     let applies = |route: &VirtualService| !route.http.is_empty();
+    let foreign = |route: &VirtualService, service: &Service| {
+        route.semantics == Semantics::GatewayApi && service.namespace != route.namespace
+    };
+    let consumers = entry
+        .virtual_services
+        .iter()
+        .filter(|route| applies(route) && route.namespace == *client);
+    for route in consumers {
+        for host in route.hosts.iter().filter(|host| !host.is_wildcard()) {
+            if let Some((host, on_port)) = services.get_key_value(host)
+                && foreign(route, on_port.service)
+                && taken.insert(host)
+            {
+                owners.entry(route.origin.key.clone()).or_default().1.push(host);
+            }
+        }
+    }
     for route in entry.virtual_services.iter().filter(|route| applies(route)) {
         let owned = owners.entry(route.origin.key.clone()).or_default();
         for host in route.hosts.iter().filter(|host| !host.is_wildcard()) {
             match services.get_key_value(host) {
                 Some((host, on_port)) => {
-                    let foreign =
-                        route.semantics == Semantics::GatewayApi && on_port.service.namespace != route.namespace;
-                    if !foreign && taken.insert(host) {
+                    if !foreign(route, on_port.service) && taken.insert(host) {
                         owned.1.push(host);
                     }
                 }

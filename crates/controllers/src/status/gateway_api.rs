@@ -70,6 +70,10 @@ pub(super) fn status(
     if !addresses.is_empty() && current["addresses"].as_array() != Some(&addresses) {
         patch.insert("addresses".to_owned(), addresses.into());
     }
+    let features: Vec<Value> = told.features.iter().map(|name| json!({ "name": name })).collect();
+    if shape == Shape::Class && current["supportedFeatures"].as_array().map_or(&[][..], Vec::as_slice) != features {
+        patch.insert("supportedFeatures".to_owned(), features.into());
+    }
     let sets = told.listener_sets;
     if current["attachedListenerSets"].as_u64().unwrap_or_default() != sets as u64 {
         patch.insert("attachedListenerSets".to_owned(), sets.into());
@@ -332,6 +336,25 @@ mod tests {
         let emptied = write(ROUTE, second, &route(Vec::new()), &EVERYWHERE, 30).unwrap();
         assert_eq!(emptied["parents"], json!([other]));
         assert!(write(ROUTE, Value::Null, &route(Vec::new()), &EVERYWHERE, 30).is_none());
+    }
+
+    #[test]
+    fn a_class_tells_what_it_can_do_once() {
+        let told = Status {
+            conditions: vec![accepted(true)],
+            features: &["Gateway", "HTTPRoute"],
+            ..Status::default()
+        };
+        let first = write(Shape::Class, json!({}), &told, &EVERYWHERE, 10).unwrap();
+        let named = json!([{ "name": "Gateway" }, { "name": "HTTPRoute" }]);
+        assert_eq!(first["supportedFeatures"], named);
+        assert!(write(Shape::Class, first.clone(), &told, &EVERYWHERE, 20).is_none());
+        let less = Status {
+            features: &["Gateway"],
+            ..told
+        };
+        let second = write(Shape::Class, first, &less, &EVERYWHERE, 30).unwrap();
+        assert_eq!(second, json!({ "supportedFeatures": [{ "name": "Gateway" }] }));
     }
 
     #[test]

@@ -19,6 +19,55 @@ pub(super) const WAYPOINT: &str = "istio.io/mesh-controller";
 /// Controller of classes whose gateways are in other clusters.
 const REMOTE: &str = "istio.io/unmanaged-gateway";
 
+/// What of the Gateway API ingress gateways can do, by the names of its conformance suite, in their order.
+const FEATURES: &[&str] = &[
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
+    "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayInfrastructure",
+    "GatewayPort8080",
+    "GatewayStaticAddresses",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
+    "HTTPRouteSchemeRedirect",
+    "ListenerSet",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+];
+
 /// The controllers of the Gateway API that Lateen is: of gateways and routes, and of policies toward services.
 pub fn controllers(mesh: &Mesh) -> BTreeSet<String> {
     [ingress_controller(mesh), WAYPOINT].map(str::to_owned).into()
@@ -61,12 +110,13 @@ impl Conversion<'_> {
         for (key, object) in self.world.objects.of(Kind::GatewayClass) {
             let Object::GatewayClass(class) = object else { continue };
             let ours = self.class_of(&class.spec.controller_name);
-            if ours.is_none_or(|class| class == Class::Waypoint) {
+            let Some(ours) = ours.filter(|class| *class != Class::Waypoint) else {
                 continue;
-            }
+            };
             let status = Status {
                 generation: generation(&class.metadata),
                 conditions: vec![Condition::holds("Accepted", "Accepted", "")],
+                features: if ours == Class::Ingress { FEATURES } else { &[] },
                 ..Status::default()
             };
             self.out
@@ -120,5 +170,17 @@ impl Conversion<'_> {
             REMOTE => Some(Class::Remote),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_in_order_as_the_api_demands_and_none_is_of_the_mesh() {
+        assert!(FEATURES.is_sorted_by(|one, two| one < two));
+        assert!(FEATURES.len() <= 64, "a class holds no more");
+        assert!(!FEATURES.iter().any(|feature| feature.starts_with("Mesh")));
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Parent {
     pub(super) port: i32,
     /// Protocol, as written.
     pub(super) protocol: String,
+    /// Whether it takes TLS off.
+    pub(super) terminates: bool,
     /// Host name, as written; empty for any.
     pub(super) hostname: String,
     /// From which namespaces routes may attach; `None` for all.
@@ -320,6 +322,10 @@ impl<'a> Conversion<'a> {
             section: listener.name.clone(),
             port: port_of(listener),
             protocol: listener.protocol.clone(),
+            terminates: listener
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.mode == api::ListenerTlsMode::Terminate),
             hostname: listener.hostname.clone().unwrap_or_default(),
             namespaces: namespaces.clone(),
             kinds,
