@@ -310,7 +310,11 @@ fn endpoint_text(endpoint: &Endpoint, bytes: bool) -> String {
         Transport::Tls { sni, .. } => format!("TLS, server name {sni}"),
         Transport::Other(name) => name.clone(),
     };
-    let mut text = format!("{} gets {}, {transport}", endpoint.address, percent(endpoint.share));
+    let address = match endpoint.address.as_str() {
+        "*" => "the request's own host",
+        address => address,
+    };
+    let mut text = format!("{address} gets {}, {transport}", percent(endpoint.share));
     if endpoint.health != "healthy" {
         let _ = write!(text, ", {}", endpoint.health);
     }
