@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_main};
 use lateen_compile::{Classes, Family, Input, Scope, select};
 use lateen_lower::{Change, Event, Index, Kind, Object, Settings};
 use lateen_model::proxy::{Capabilities, Interception, Options, ProxyKind};
@@ -154,9 +154,16 @@ fn benches(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! {
-    name = outbound;
-    config = Criterion::default().sample_size(20);
-    targets = benches
+#[allow(missing_docs, reason = "made by the macro")]
+mod group {
+    use criterion::{Criterion, criterion_group};
+
+    use super::benches;
+
+    criterion_group! {
+        name = outbound;
+        config = Criterion::default().sample_size(20);
+        targets = benches
+    }
 }
-criterion_main!(outbound);
+criterion_main!(group::outbound);
