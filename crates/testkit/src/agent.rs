@@ -136,7 +136,14 @@ fn prepare(world: &World, who: Who<'_>) -> Result<PathBuf> {
     let root = world.directory().join(format!("agent-{}", who.name));
     std::fs::create_dir(&root)?;
     let token = Command::new(program("lateen-cli", "lateen")?)
-        .args(["token", "create", "--namespace", who.namespace, "--service-account", who.name])
+        .args([
+            "token",
+            "create",
+            "--namespace",
+            who.namespace,
+            "--service-account",
+            who.name,
+        ])
         .arg("--data-dir")
         .arg(world.directory().join("data"))
         .output()

@@ -140,8 +140,7 @@ impl Connection {
             let mut task = JoinSet::new();
             // What goes wrong with a connection, the request on it tells.
             let sender = if line.two {
-                let (sender, connection) =
-                    hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+                let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
                 task.spawn(async move { drop(connection.await) });
                 Sender::Two(sender)
             } else {
@@ -173,7 +172,9 @@ impl Connection {
                 Sender::One(_) => ask.path.clone(),
                 Sender::Two(_) => format!("{}://{}{}", ask.scheme, ask.authority, ask.path),
             };
-            let mut request = Request::builder().method(Method::from_bytes(ask.method.as_bytes())?).uri(uri);
+            let mut request = Request::builder()
+                .method(Method::from_bytes(ask.method.as_bytes())?)
+                .uri(uri);
             if matches!(self.sender, Sender::One(_)) {
                 request = request.header("host", &ask.authority);
             }

@@ -68,7 +68,11 @@ impl Expect {
         let answers: Vec<&Reply> = observed.answers().collect();
         if let Some(status) = self.status {
             for reply in answers.iter().filter(|reply| reply.status != status) {
-                unmet.push(format!("status {} instead of {status}: {}", reply.status, short(&reply.body)));
+                unmet.push(format!(
+                    "status {} instead of {status}: {}",
+                    reply.status,
+                    short(&reply.body)
+                ));
             }
         }
         let statuses = count(answers.iter().map(|reply| reply.status));
@@ -99,11 +103,20 @@ impl Expect {
                     other => other.to_string(),
                 };
                 if !text.holds(&value) {
-                    unmet.push(format!("{} saw {field} `{value}` instead of `{}`", arrival.name, text.0));
+                    unmet.push(format!(
+                        "{} saw {field} `{value}` instead of `{}`",
+                        arrival.name, text.0
+                    ));
                 }
             }
             for (name, wanted) in &self.seen_headers {
-                header("saw", name, wanted.as_ref(), arrival.headers.get(name).map(String::as_str), unmet);
+                header(
+                    "saw",
+                    name,
+                    wanted.as_ref(),
+                    arrival.headers.get(name).map(String::as_str),
+                    unmet,
+                );
             }
         }
     }
@@ -138,7 +151,10 @@ fn header(how: &str, name: &str, wanted: Option<&Text>, value: Option<&str>, unm
     };
     if !met {
         let wanted = wanted.map_or("none", |text| text.0.as_str());
-        unmet.push(format!("{how} header {name} `{}` instead of `{wanted}`", value.unwrap_or("none")));
+        unmet.push(format!(
+            "{how} header {name} `{}` instead of `{wanted}`",
+            value.unwrap_or("none")
+        ));
     }
 }
 
