@@ -208,7 +208,7 @@ impl PodAgent {
         };
         command
             .args(["proxy", role, "--token-path", "token", "--concurrency", "1"])
-            .args(["--discovery-address", &discovery.to_string()])
+            .args(["--discovery-address", &format!("istiod.istio-system.svc:{}", discovery.port())])
             .arg("--envoy")
             .arg(envoy)
             .arg("--root-dir")

@@ -57,7 +57,7 @@ impl Scene {
         let discovery = fabric.relay(15012, lateend.secure())?;
         let server = authority.issue(&["outside.test", "*.outside.test", "echo.shop.svc.cluster.local"])?;
         let mut echo = Echo::new(serving(&authority, &server)?);
-        let mut hosts = String::from("127.0.0.1 localhost\n");
+        let mut hosts = format!("127.0.0.1 localhost\n{} istiod.istio-system.svc\n", discovery.ip());
         for server in base::SERVERS {
             fabric.address(server.address)?;
             for port in base::PORTS {
