@@ -208,7 +208,10 @@ impl PodAgent {
         };
         command
             .args(["proxy", role, "--token-path", "token", "--concurrency", "1"])
-            .args(["--discovery-address", &format!("istiod.istio-system.svc:{}", discovery.port())])
+            .args([
+                "--discovery-address",
+                &format!("istiod.istio-system.svc:{}", discovery.port()),
+            ])
             .arg("--envoy")
             .arg(envoy)
             .arg("--root-dir")

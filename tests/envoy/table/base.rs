@@ -67,6 +67,20 @@ const PORTS_OF_SERVICES: &str = "
     - {name: tcp, port: 9000, targetPort: 9090}
 ";
 
+/// Where gateways listen.
+const DOORS: [(&str, u16); 10] = [
+    ("http", 80),
+    ("https", 443),
+    ("http-b", 8080),
+    ("http-c", 8081),
+    ("https-c", 8444),
+    ("tls", 8445),
+    ("tcp", 9000),
+    ("tls-b", 9443),
+    ("tcp-b", 9100),
+    ("tls-c", 9101),
+];
+
 const PORTS_OF_SLICES: &str = "
     - {name: http, port: 8080}
     - {name: http-more, port: 8080}
@@ -117,8 +131,8 @@ pub(crate) fn world() -> String {
         services.push((name, namespace));
     }
     for (number, (name, namespace)) in services.into_iter().enumerate() {
-        let ports = if name == "egress" {
-            "\n    - {name: http, port: 80, targetPort: 80}\n    - {name: tls, port: 443, targetPort: 443}\n"
+        let ports = if namespace == "edge" {
+            &doors()
         } else {
             PORTS_OF_SERVICES
         };
@@ -139,13 +153,18 @@ fn object(yaml: &mut String, object: &str) {
     let _ = write!(yaml, "---\n{object}");
 }
 
+/// The ports of a gateway's Service. It listens where they lead to, so each leads to its own number.
+fn doors() -> String {
+    let mut ports = String::from("\n");
+    for (name, port) in DOORS {
+        let _ = writeln!(ports, "    - {{name: {name}, port: {port}}}");
+    }
+    ports
+}
+
 /// A pod and its EndpointSlice.
 fn endpoint(pod: &str, namespace: &str, labels: &str, address: Ipv4Addr, node: &str, service: &str) -> String {
-    let ports = if service == "egress" {
-        "\n    - {name: http, port: 80}\n    - {name: tls, port: 443}\n"
-    } else {
-        PORTS_OF_SLICES
-    };
+    let ports = if namespace == "edge" { &doors() } else { PORTS_OF_SLICES };
     format!(
         "apiVersion: v1
 kind: Pod
