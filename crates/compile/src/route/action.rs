@@ -73,7 +73,11 @@ pub(super) fn apply(route: &HttpRoute, source: &RouteSource, mesh: &Mesh, out: &
     headers(&route.headers, out);
     match &route.action {
         HttpAction::Redirect(redirect) => {
-            out.action = Some(pb::route::Action::Redirect(self::redirect(redirect, &out.r#match)))
+            out.action = Some(pb::route::Action::Redirect(self::redirect(
+                redirect,
+                source.port,
+                &out.r#match,
+            )))
         }
         HttpAction::Direct { status, body } => out.action = Some(direct(*status, body.as_deref())),
         HttpAction::Invalid { status } => out.action = Some(direct(*status, None)),
@@ -233,7 +237,8 @@ fn direct(status: u16, body: Option<&[u8]>) -> pb::route::Action {
     })
 }
 
-fn redirect(redirect: &Redirect, matched: &Option<pb::RouteMatch>) -> pb::RedirectAction {
+/// `at` is the port at which requests come: Envoy cannot derive it, but each table of routes is for one.
+fn redirect(redirect: &Redirect, at: u16, matched: &Option<pb::RouteMatch>) -> pb::RedirectAction {
     let code = match redirect.status {
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
@@ -258,9 +263,17 @@ fn redirect(redirect: &Redirect, matched: &Option<pb::RouteMatch>) -> pb::Redire
         }),
     });
     let port = match redirect.port {
-        Some(RedirectPort::Number(port)) => u32::from(port),
-        _ => 0,
+        Some(RedirectPort::Number(port)) => port,
+        Some(RedirectPort::RequestPort) => at,
+        Some(RedirectPort::ProtocolDefault) | None => 0,
     };
+    // A scheme's own port is left out; 80 and 443 tell the scheme where the redirect keeps that of the request.
+    let own = match redirect.scheme.as_deref() {
+        Some("https") => port == 443,
+        Some("http") => port == 80,
+        _ => matches!(port, 80 | 443),
+    };
+    let port = if own { 0 } else { u32::from(port) };
     // The scheme's default port is what Envoy leaves out when the scheme is rewritten; naming the scheme asks for that.
     let scheme = redirect
         .scheme
