@@ -2,13 +2,15 @@
 //! from `lateend` and over mutual TLS, so that it may have secrets.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
+use crate::call::{Ask, Connection, Line, Reply};
+use crate::fabric::Place;
 use crate::lateend::program;
 use crate::process::Process;
 use crate::wait::eventually;
@@ -67,28 +69,8 @@ impl GatewayAgent {
         who: Who<'_>,
         address: Ipv4Addr,
     ) -> Result<Self> {
-        let root = world.directory().join(format!("agent-{}", who.name));
-        std::fs::create_dir(&root)?;
+        let root = prepare(world, who)?;
         let data = world.directory().join("data");
-        let token = Command::new(program("lateen-cli", "lateen")?)
-            .args([
-                "token",
-                "create",
-                "--namespace",
-                who.namespace,
-                "--service-account",
-                who.name,
-            ])
-            .arg("--data-dir")
-            .arg(&data)
-            .output()
-            .context("cannot run lateen token create")?;
-        ensure!(
-            token.status.success(),
-            "no token: {}",
-            String::from_utf8_lossy(&token.stderr)
-        );
-        std::fs::write(root.join("token"), token.stdout)?;
         let mut command = Command::new(program("lateen-agent", "lateen-agent")?);
         command
             .args(["proxy", "router", "--token-path", "token", "--concurrency", "1"])
@@ -147,4 +129,162 @@ impl Drop for GatewayAgent {
         // Its Envoy goes with it only when it is asked to end; the process is killed after that at the latest.
         self.process.terminate(Duration::from_secs(10));
     }
+}
+
+/// A directory for an agent, with a token of who it is.
+fn prepare(world: &World, who: Who<'_>) -> Result<PathBuf> {
+    let root = world.directory().join(format!("agent-{}", who.name));
+    std::fs::create_dir(&root)?;
+    let token = Command::new(program("lateen-cli", "lateen")?)
+        .args([
+            "token",
+            "create",
+            "--namespace",
+            who.namespace,
+            "--service-account",
+            who.name,
+        ])
+        .arg("--data-dir")
+        .arg(world.directory().join("data"))
+        .output()
+        .context("cannot run lateen token create")?;
+    ensure!(
+        token.status.success(),
+        "no token: {}",
+        String::from_utf8_lossy(&token.stderr)
+    );
+    std::fs::write(root.join("token"), token.stdout)?;
+    Ok(root)
+}
+
+/// A pod of a [`Fabric`]: a real `lateen-agent` with its Envoy, to which the pod's connections are really redirected if it
+/// is a sidecar. It is ended when dropped.
+#[derive(Debug)]
+pub struct PodAgent {
+    process: Process,
+    place: Place,
+}
+
+impl PodAgent {
+    /// Starts one; readiness is waited for by [`Self::ready`]. `hosts` is what names mean to Envoy's resolver, as in
+    /// `/etc/hosts`; the pod's application ports that are in `plain` are not redirected.
+    ///
+    /// # Errors
+    /// When a program does not build or the system refuses.
+    pub fn start(
+        envoy: &Path,
+        world: &World,
+        place: &Place,
+        discovery: SocketAddr,
+        who: Who<'_>,
+        address: Ipv4Addr,
+        hosts: &str,
+    ) -> Result<Self> {
+        let root = prepare(world, who)?;
+        let sidecar = who.label.is_empty();
+        let agent = program("lateen-agent", "lateen-agent")?;
+        if sidecar {
+            let mut rules = Command::new(&agent);
+            rules.arg("istio-iptables").arg("--network-namespace").arg(place.path());
+            rules.args(["-b", "*", "-i", "*", "-d", "15090,15021,15020"]);
+            let output = rules.env("LATEEN_LOG", "warn").output()?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "istio-iptables: {said}");
+        }
+        std::fs::write(root.join("hosts"), hosts)?;
+        std::fs::write(root.join("resolv.conf"), "")?;
+        let mut command = place.command("sh");
+        // The group is what exempts its connections from redirection.
+        command.arg("-c").arg(
+            "mount --bind \"$0/hosts\" /etc/hosts && mount --bind \"$0/resolv.conf\" /etc/resolv.conf \
+             && exec setpriv --regid 1337 --clear-groups \"$@\"",
+        );
+        command.arg(&root).arg(agent);
+        let role = if sidecar { "sidecar" } else { "router" };
+        let labels = if sidecar {
+            json!({"app": who.name, "version": "v1"})
+        } else {
+            json!({"istio": who.label, "app": who.name})
+        };
+        command
+            .args(["proxy", role, "--token-path", "token", "--concurrency", "1"])
+            .args([
+                "--discovery-address",
+                &format!("istiod.istio-system.svc:{}", discovery.port()),
+            ])
+            .arg("--envoy")
+            .arg(envoy)
+            .arg("--root-dir")
+            .arg(&root)
+            .env("INSTANCE_IP", address.to_string())
+            .env("LATEEN_TERMINATION_DRAIN_DURATION", "1s")
+            .env("POD_NAME", who.name)
+            .env("POD_NAMESPACE", who.namespace)
+            .env("SERVICE_ACCOUNT", who.name)
+            .env("XDS_ROOT_CA", world.directory().join("data/ca/root-cert.pem"))
+            .env("ISTIO_METAJSON_LABELS", labels.to_string());
+        let process = Process::start(command, &root.join("log"))?;
+        Ok(Self {
+            process,
+            place: place.clone(),
+        })
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; with the end of its log.
+    pub async fn ready(&mut self) -> Result<()> {
+        let waiting = eventually("the proxy is ready", STARTING, async || {
+            if let Some(status) = self.process.ended() {
+                return Some(Err(anyhow::anyhow!("the agent ended: {status}")));
+            }
+            let answer = ask(&self.place, 15021, "/healthz/ready").await;
+            answer.is_ok_and(|answer| answer.status == 200).then_some(Ok(()))
+        });
+        waiting.await.flatten().with_context(|| self.process.log(60))
+    }
+
+    /// What Envoy's admin port says.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn admin(&self, path: &str) -> Result<String> {
+        let answer = ask(&self.place, 15000, path).await?;
+        ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+        Ok(answer.body)
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        self.process.log(60)
+    }
+}
+
+impl Drop for PodAgent {
+    fn drop(&mut self) {
+        self.process.terminate(Duration::from_secs(10));
+    }
+}
+
+async fn ask(place: &Place, port: u16, path: &str) -> Result<Reply> {
+    let line = Line {
+        from: place.clone(),
+        to: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        tls: None,
+        two: false,
+    };
+    let ask = Ask {
+        method: "GET".to_owned(),
+        scheme: "http",
+        authority: "admin".to_owned(),
+        path: path.to_owned(),
+        headers: Vec::new(),
+    };
+    Connection::open(&line).await?.ask(&ask).await
 }

@@ -1,10 +1,11 @@
 //! The real `lateend`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -26,6 +27,12 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("LATEEN_BIN") {
         return Ok(PathBuf::from(folder).join(name));
     }
+    // Two packages built by turns would undo each other's work, where their dependencies differ in features.
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = built.get(name) {
+        return Ok(path.clone());
+    }
     // The test lies in `<target>/<profile>/deps/`.
     let test = std::env::current_exe()?;
     let profile = test.ancestors().nth(2).context("the test lies nowhere")?;
@@ -43,7 +50,9 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     if !build.status().context("cannot run cargo")?.success() {
         bail!("{package} does not build");
     }
-    Ok(profile.join(name))
+    let path = profile.join(name);
+    built.insert(name.to_owned(), path.clone());
+    Ok(path)
 }
 
 fn lateend() -> Result<&'static Path> {

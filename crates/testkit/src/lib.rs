@@ -6,13 +6,18 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod call;
 pub mod cluster;
+pub mod echo;
 pub mod envoy;
+pub mod fabric;
 pub mod http;
 pub mod lateend;
 pub mod load;
+pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod table;
 pub mod tools;
 pub mod upstream;
 pub mod wait;
