@@ -279,6 +279,8 @@ node() {
   ip link set lo up
   until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
   ip addr add "$NODE_IP/30" dev eth0; ip link set eth0 up; ip route add default via "$HOST_IP"
+  # Refused at once until kube-proxy leads it on; else it would go to and fro between outside and node.
+  ip route add unreachable "$LB_CIDR"
   echo 1 > /proc/sys/net/ipv4/ip_forward
   echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables 2>/dev/null || true
 

@@ -118,10 +118,12 @@ async fn suite(cluster: &Cluster) -> Result<()> {
         .arg(format!("-supported-features={features}"));
     match std::env::var("LATEEN_CONFORMANCE_TEST") {
         Ok(test) => command.arg(format!("-run-test={test}")),
-        Err(_) => command.arg(format!("-report-output={}", report.display())),
+        Err(_) => {
+            println!("the report goes to {}", report.display());
+            command.arg(format!("-report-output={}", report.display()))
+        }
     };
     let failed = results(command, &built.join("suite.log")).await?;
-    println!("the report is in {}", report.display());
     ensure!(failed.is_empty(), "failing tests of the suite:\n{}", failed.join("\n"));
     Ok(())
 }
