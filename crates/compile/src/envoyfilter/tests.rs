@@ -1,3 +1,5 @@
+//! Worlds with EnvoyFilters, lowered and compiled.
+
 use lateen_model::Diagnostic;
 use serde_json::{Value, json};
 

@@ -3,7 +3,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -320,8 +321,7 @@ impl Gateway {
             traffic_direction: TrafficDirection::Outbound.into(),
             max_connections_to_accept_per_socket_event: Some(1),
             listener_filters: filters,
-            filter_chains: self
-                .chains
+            filter_chains: distinct(&self.chains)
                 .iter()
                 .map(|chain| self.chain(chain, &name, common))
                 .collect(),
@@ -369,4 +369,31 @@ impl Gateway {
             ..Default::default()
         }
     }
+}
+
+/// Envoy refuses a listener in which two chains are for one server name: the first keeps it.
+fn distinct(chains: &[Chain]) -> Vec<Cow<'_, Chain>> {
+    let mut taken = HashSet::new();
+    let mut kept = Vec::with_capacity(chains.len());
+    for chain in chains {
+        // No name, or a `*` among others, is any name.
+        if chain.names.is_empty() || chain.names.iter().any(|name| &**name == "*") {
+            if taken.insert(("*", &chain.alpn, &chain.ranges)) {
+                kept.push(Cow::Borrowed(chain));
+            }
+            continue;
+        }
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for name in &chain.names {
+            if taken.insert((&**name, &chain.alpn, &chain.ranges)) {
+                names.push(Arc::clone(name));
+            }
+        }
+        if names.len() == chain.names.len() {
+            kept.push(Cow::Borrowed(chain));
+        } else if !names.is_empty() {
+            kept.push(Cow::Owned(Chain { names, ..chain.clone() }));
+        }
+    }
+    kept
 }

@@ -90,8 +90,8 @@ impl TelemetryInput {
         let asked = self.objects.iter().any(|object| !object.tracing.is_empty());
         let provider = if asked || !common.mesh.default_tracing.is_empty() {
             // Of several providers the first counts. What cannot be sent anywhere is not traced.
-            let own = self.tracing_of(side).filter_map(|tracing| tracing.providers.first());
-            let name = own.last().or(common.mesh.default_tracing.first())?;
+            let mut own = self.tracing_of(side).filter_map(|tracing| tracing.providers.first());
+            let name = own.next_back().or(common.mesh.default_tracing.first())?;
             Some(self.provider(name)?.tracer.as_ref()?)
         } else if common.mesh.tracing {
             None
@@ -122,7 +122,7 @@ impl TelemetryInput {
             common.config.tracing.max_path_tag_length
         };
         let span = provider.is_some_and(|tracer| tracer.spans_upstream || common.proxy == ProxyKind::Router);
-        let alone = self
+        let mut alone = self
             .tracing_of(side)
             .filter_map(|tracing| tracing.disable_context_propagation);
         Some(http_connection_manager::Tracing {
@@ -136,7 +136,7 @@ impl TelemetryInput {
                 config_type: Some(tracing::http::ConfigType::TypedConfig(tracer.config.packed())),
             }),
             spawn_upstream_span: span.then_some(true),
-            no_context_propagation: alone.last().unwrap_or_default(),
+            no_context_propagation: alone.next_back().unwrap_or_default(),
             ..Default::default()
         })
     }

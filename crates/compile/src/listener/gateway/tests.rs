@@ -149,3 +149,53 @@ status: {{phase: Running, podIP: 10.1.0.1, podIPs: [{{ip: 10.1.0.1}}], condition
         [to("a.example", "one"), to("b.example", "two"), to("*.example", "three")]
     );
 }
+
+#[test]
+fn a_server_name_has_one_chain_and_the_older_route_keeps_it() {
+    let route = |name: &str, hosts: &str| {
+        format!(
+            "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{hosts}]
+  gateways: [edge]
+  tls: [{{match: [{{port: 8443, sniHosts: [{hosts}]}}], route: [{{destination: {{host: {name}}}}}]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: default}}
+spec: {{hosts: [{name}], resolution: STATIC, ports: [{{number: 443, name: tls, protocol: TLS}}]}}
+"
+        )
+    };
+    let gateway = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 8443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}
+";
+    let documents = format!(
+        "{gateway}{}{}",
+        route("one.test", "a.test, b.test"),
+        route("two.test", "b.test, c.test")
+    );
+    let listener = compiled(&documents, Family::OutboundListeners, "0.0.0.0_8443");
+    let chains = listener["filterChains"].as_array().unwrap().iter();
+    let seen: Vec<(&Value, &Value)> = chains
+        .map(|chain| {
+            let proxy = &chain["filters"].as_array().unwrap().last().unwrap()["typedConfig"];
+            (&chain["filterChainMatch"]["serverNames"], &proxy["cluster"])
+        })
+        .collect();
+    let (one, two) = (json!("outbound|443||one.test"), json!("outbound|443||two.test"));
+    assert_eq!(
+        seen,
+        [(&json!(["a.test", "b.test"]), &one), (&json!(["c.test"]), &two)],
+        "{listener}"
+    );
+}

@@ -264,7 +264,6 @@ fn log_service(logger: &'static str, name: &str) -> Packed {
     }
     let log = TcpGrpcAccessLogConfig {
         common_config: Some(common),
-        ..Default::default()
     };
     Packed::new(logger, any(&log))
 }
