@@ -157,8 +157,8 @@ fn prepare(world: &World, who: Who<'_>) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// A pod of a [`Fabric`]: a real `lateen-agent` with its Envoy, to which the pod's connections are really redirected if it
-/// is a sidecar. It is ended when dropped.
+/// A pod of a [`Fabric`](crate::fabric::Fabric): a real `lateen-agent` with its Envoy, to which the pod's connections are
+/// really redirected if it is a sidecar. It is ended when dropped.
 #[derive(Debug)]
 pub struct PodAgent {
     process: Process,
