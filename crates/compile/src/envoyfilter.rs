@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use lateen_model::patch::{Patch, PatchContext, PatchMatch, PatchOperation, PatchTarget};
 use lateen_model::proxy::ProxyKind;
-use lateen_model::{Diagnostic, Severity, Snapshot};
+use lateen_model::{Diagnostic, Severity, Shared, Snapshot};
 use lateen_names::ObjectRef;
 use lateen_proto::{Any, JsonError, Lists};
 use prost::{Message, Name};
@@ -37,7 +37,7 @@ const ADDED: [PatchTarget; 3] = [
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Applied {
     origin: ObjectRef,
-    pub(crate) patch: Arc<Patch>,
+    pub(crate) patch: Shared<Patch>,
 }
 
 impl Applied {
@@ -100,23 +100,13 @@ pub(crate) struct Patches {
 
 impl Patches {
     fn of(snapshot: &Snapshot, filters: &[FilterInForce], context: PatchContext, targets: &[PatchTarget]) -> Self {
-        let filters = filters.iter().filter_map(|one| {
-            let filter = snapshot.envoy_filters.get(&one.key)?;
-            Some((filter, &one.left_out))
-        });
-        let all = filters.flat_map(|(filter, left_out)| {
-            let patches = filter.patches.iter().filter(|patch| {
-                let here = patch.context == PatchContext::Any || patch.context == context;
-                here && targets.contains(&patch.target) && !left_out.contains(&patch.index)
-            });
-            patches.map(|patch| Applied {
-                origin: filter.scope.origin.clone(),
-                patch: Arc::clone(patch),
-            })
-        });
+        let here = |applied: &Applied| {
+            let patch = &applied.patch;
+            (patch.context == PatchContext::Any || patch.context == context) && targets.contains(&patch.target)
+        };
         Self {
             context,
-            all: all.collect(),
+            all: in_force(snapshot, filters).filter(here).collect(),
             gateway_ports: BTreeMap::new(),
         }
     }
@@ -300,24 +290,30 @@ pub(crate) fn patch(family: Family, snapshot: &Snapshot, classes: &Classes, inpu
 /// The extension configurations that patches add; filters ask for them by name.
 pub(crate) fn extensions(snapshot: &Snapshot, facts: &OutboundFacts) -> Vec<Input> {
     // Whatever side they name: a filter on that side asks for them or does not.
-    let filters = facts.envoy_filters.iter().filter_map(|one| {
-        let filter = snapshot.envoy_filters.get(&one.key)?;
-        Some((filter, &one.left_out))
-    });
-    let all = filters.flat_map(|(filter, left_out)| {
-        let patches = filter.patches.iter().filter(|patch| {
-            patch.target == PatchTarget::ExtensionConfig
-                && patch.operation == PatchOperation::Add
-                && !left_out.contains(&patch.index)
-        });
-        patches.map(|patch| {
-            Input::Added(Added(Applied {
-                origin: filter.scope.origin.clone(),
-                patch: Arc::clone(patch),
-            }))
+    in_force(snapshot, &facts.envoy_filters)
+        .filter(|applied| {
+            let patch = &applied.patch;
+            patch.target == PatchTarget::ExtensionConfig && patch.operation == PatchOperation::Add
         })
-    });
-    all.collect()
+        .map(|applied| Input::Added(Added(applied)))
+        .collect()
+}
+
+/// All patches that are for a proxy, in order of application.
+fn in_force<'a>(snapshot: &'a Snapshot, filters: &'a [FilterInForce]) -> impl Iterator<Item = Applied> + 'a {
+    filters
+        .iter()
+        .filter_map(|one| Some((one, snapshot.envoy_filters.get(&one.key)?)))
+        .flat_map(|(one, filter)| {
+            let patches = filter
+                .patches
+                .iter()
+                .filter(|patch| !one.left_out.contains(&patch.index));
+            patches.map(|patch| Applied {
+                origin: filter.scope.origin.clone(),
+                patch: patch.clone(),
+            })
+        })
 }
 
 fn gateway_ports(facts: &OutboundFacts) -> BTreeMap<u16, BTreeSet<u16>> {

@@ -409,10 +409,8 @@ fn filters_in_force(snapshot: &Snapshot, proxy: &Proxy) -> Vec<FilterInForce> {
             .proxy_metadata
             .iter()
             .all(|(key, value)| known.get(key) == Some(value));
-        // The expression was tried when the object was read.
         let version = patch.proxy_version.as_ref();
-        let version =
-            version.is_none_or(|text| regex::Regex::new(text).is_ok_and(|regex| regex.is_match(&proxy.version)));
+        let version = version.is_none_or(|pattern| pattern.matches(&proxy.version));
         !(metadata && version)
     };
     found

@@ -1,7 +1,10 @@
 //! Patches of generated configuration, as EnvoyFilters have them.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use regex::Regex;
 
 /// One entry of `spec.configPatches`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -12,8 +15,8 @@ pub struct Patch {
     pub target: PatchTarget,
     /// On which side of a proxy.
     pub context: PatchContext,
-    /// RE2 that the version of the proxy's agent must match somewhere.
-    pub proxy_version: Option<Arc<str>>,
+    /// What the version of the proxy's agent must match somewhere.
+    pub proxy_version: Option<Pattern>,
     /// Metadata that the proxy must have.
     pub proxy_metadata: BTreeMap<Arc<str>, Arc<str>>,
     /// Which objects.
@@ -22,6 +25,39 @@ pub struct Patch {
     pub operation: PatchOperation,
     /// The value, encoded as the message of [`target`](Self::target); empty for removals.
     pub value: Arc<[u8]>,
+}
+
+/// A regular expression (RE2), made once. It is as its text is.
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Reads an expression.
+    ///
+    /// # Errors
+    /// When it is none; in the words of the reader.
+    pub fn new(text: &str) -> Result<Self, String> {
+        Regex::new(text).map(Self).map_err(|error| error.to_string())
+    }
+
+    /// Whether a text has something in it that matches.
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_str().hash(state);
+    }
 }
 
 /// What is patched (`applyTo`).

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lateen_names::{Namespace, ObjectRef};
 
-use crate::Selector;
 use crate::patch::Patch;
+use crate::{Selector, Shared};
 
 /// What every policy object has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -211,7 +211,7 @@ pub struct EnvoyFilter {
     /// Order among filters: lower first.
     pub priority: i32,
     /// Patches in order, without those that are broken.
-    pub patches: Vec<Arc<Patch>>,
+    pub patches: Vec<Shared<Patch>>,
 }
 
 /// Which side of a proxy telemetry speaks of.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use lateen_names::{ClusterId, Hostname, Namespace, ObjectRef};
 
-use crate::{ExportTo, Labels};
+use crate::{ExportTo, Labels, Shared, Table};
 
 /// What tells services apart: host name, then the namespace that defines it (several may define one external host).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -217,6 +217,11 @@ impl Service {
         self.registry == Registry::Kubernetes && self.resolution == Resolution::Passthrough
     }
 
+    /// Whether its hosts, which its own host covers, are resolved as they are asked for.
+    pub fn is_resolved_on_demand(&self) -> bool {
+        self.resolution == Resolution::DynamicDns && self.host.is_wildcard()
+    }
+
     /// Addresses as callers in this cluster see them: the cluster's own, else those of any cluster; auto-allocated
     /// ones when there are no others.
     pub fn addresses_in(&self, cluster: &ClusterId) -> &[IpAddr] {
@@ -227,4 +232,18 @@ impl Service {
             _ => &[],
         }
     }
+}
+
+/// The services of one host, of whatever namespace, without looking at those of others.
+pub fn of_host<'a>(
+    services: &'a Table<ServiceKey, Service>,
+    host: &'a Hostname,
+) -> impl Iterator<Item = (&'a ServiceKey, &'a Shared<Service>)> {
+    // No namespace sorts before it.
+    let first = Namespace::new("0").ok().map(|namespace| ServiceKey {
+        host: host.clone(),
+        namespace,
+    });
+    let from_first = first.into_iter().flat_map(move |first| services.range(first..));
+    from_first.take_while(move |(key, _)| key.host == *host)
 }

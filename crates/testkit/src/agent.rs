@@ -70,26 +70,10 @@ impl GatewayAgent {
         address: Ipv4Addr,
     ) -> Result<Self> {
         let root = prepare(world, who)?;
-        let data = world.directory().join("data");
         let mut command = Command::new(program("lateen-agent", "lateen-agent")?);
-        command
-            .args(["proxy", "router", "--token-path", "token", "--concurrency", "1"])
-            .args(["--discovery-address", &lateend.secure().to_string()])
-            .args(["--bind-address", &address.to_string()])
-            .arg("--envoy")
-            .arg(envoy)
-            .arg("--root-dir")
-            .arg(&root)
-            .env("INSTANCE_IP", address.to_string())
-            .env("LATEEN_TERMINATION_DRAIN_DURATION", "1s")
-            .env("POD_NAME", who.name)
-            .env("POD_NAMESPACE", who.namespace)
-            .env("SERVICE_ACCOUNT", who.name)
-            .env("XDS_ROOT_CA", data.join("ca/root-cert.pem"))
-            .env(
-                "ISTIO_METAJSON_LABELS",
-                json!({"istio": who.label, "app": who.name}).to_string(),
-            );
+        let discovery = lateend.secure().to_string();
+        configure(&mut command, (envoy, &root, world), who, address, &discovery);
+        command.args(["--bind-address", &address.to_string()]);
         let process = Process::start(command, &root.join("log"))?;
         let mut agent = Self { process, address };
         agent.wait().await?;
@@ -157,6 +141,35 @@ fn prepare(world: &World, who: Who<'_>) -> Result<PathBuf> {
     Ok(root)
 }
 
+/// What an agent is told: of its pod, of its Envoy, and where the control plane is.
+fn configure(
+    command: &mut Command,
+    (envoy, root, world): (&Path, &Path, &World),
+    who: Who<'_>,
+    address: Ipv4Addr,
+    discovery: &str,
+) {
+    let (role, labels) = if who.label.is_empty() {
+        ("sidecar", json!({"app": who.name, "version": "v1"}))
+    } else {
+        ("router", json!({"istio": who.label, "app": who.name}))
+    };
+    command
+        .args(["proxy", role, "--token-path", "token", "--concurrency", "1"])
+        .args(["--discovery-address", discovery])
+        .arg("--envoy")
+        .arg(envoy)
+        .arg("--root-dir")
+        .arg(root)
+        .env("INSTANCE_IP", address.to_string())
+        .env("LATEEN_TERMINATION_DRAIN_DURATION", "1s")
+        .env("POD_NAME", who.name)
+        .env("POD_NAMESPACE", who.namespace)
+        .env("SERVICE_ACCOUNT", who.name)
+        .env("XDS_ROOT_CA", world.directory().join("data/ca/root-cert.pem"))
+        .env("ISTIO_METAJSON_LABELS", labels.to_string());
+}
+
 /// A pod of a [`Fabric`](crate::fabric::Fabric): a real `lateen-agent` with its Envoy, to which the pod's connections are
 /// really redirected if it is a sidecar. It is ended when dropped.
 #[derive(Debug)]
@@ -167,7 +180,7 @@ pub struct PodAgent {
 
 impl PodAgent {
     /// Starts one; readiness is waited for by [`Self::ready`]. `hosts` is what names mean to Envoy's resolver, as in
-    /// `/etc/hosts`; the pod's application ports that are in `plain` are not redirected.
+    /// `/etc/hosts`.
     ///
     /// # Errors
     /// When a program does not build or the system refuses.
@@ -200,29 +213,8 @@ impl PodAgent {
              && exec setpriv --regid 1337 --clear-groups \"$@\"",
         );
         command.arg(&root).arg(agent);
-        let role = if sidecar { "sidecar" } else { "router" };
-        let labels = if sidecar {
-            json!({"app": who.name, "version": "v1"})
-        } else {
-            json!({"istio": who.label, "app": who.name})
-        };
-        command
-            .args(["proxy", role, "--token-path", "token", "--concurrency", "1"])
-            .args([
-                "--discovery-address",
-                &format!("istiod.istio-system.svc:{}", discovery.port()),
-            ])
-            .arg("--envoy")
-            .arg(envoy)
-            .arg("--root-dir")
-            .arg(&root)
-            .env("INSTANCE_IP", address.to_string())
-            .env("LATEEN_TERMINATION_DRAIN_DURATION", "1s")
-            .env("POD_NAME", who.name)
-            .env("POD_NAMESPACE", who.namespace)
-            .env("SERVICE_ACCOUNT", who.name)
-            .env("XDS_ROOT_CA", world.directory().join("data/ca/root-cert.pem"))
-            .env("ISTIO_METAJSON_LABELS", labels.to_string());
+        let discovery = format!("istiod.istio-system.svc:{}", discovery.port());
+        configure(&mut command, (envoy, &root, world), who, address, &discovery);
         let process = Process::start(command, &root.join("log"))?;
         Ok(Self {
             process,

@@ -110,23 +110,23 @@ fn operation(target: ApplyTo, operation: PatchOperation, priority: i32, field: &
     );
     let routes = matches!(target, ApplyTo::RouteConfiguration | ApplyTo::HttpRoute);
     match operation {
-        Op::Replace if !filter => findings.coded("IST0152", field, "REPLACE works on filters only"),
+        Op::Replace if !filter => findings.advice("IST0152", field, "REPLACE works on filters only"),
         Op::Add if target == ApplyTo::RouteConfiguration => {
-            findings.coded(
+            findings.advice(
                 "IST0153",
                 field,
                 "a route configuration cannot be added; the patch is ignored",
             );
         }
         Op::Remove if routes && target == ApplyTo::RouteConfiguration => {
-            findings.coded(
+            findings.advice(
                 "IST0154",
                 field,
                 "a route configuration cannot be removed; the patch is ignored",
             );
         }
         Op::InsertBefore | Op::InsertAfter | Op::Replace if priority == 0 => {
-            findings.coded(
+            findings.advice(
                 "IST0151",
                 field,
                 "the result depends on the order of EnvoyFilters; set `priority`",

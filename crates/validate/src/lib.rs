@@ -68,6 +68,8 @@ pub const CIPHER_SUITES: [&str; 15] = [
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
+    /// Admission says nothing of it; it is a matter of `istioctl analyze`.
+    Advice,
     /// Admission lets the object in, and says this.
     Warning,
     /// Admission refuses the object.
@@ -85,13 +87,6 @@ pub struct Finding {
     pub code: &'static str,
     /// What is wrong, and what to do about it.
     pub message: String,
-}
-
-impl Finding {
-    /// Whether it is a matter of `istioctl analyze` alone, about which admission says nothing.
-    pub fn for_analysis(&self) -> bool {
-        matches!(self.code, "IST0151" | "IST0152" | "IST0153" | "IST0154" | "IST0155")
-    }
 }
 
 impl std::fmt::Display for Finding {
@@ -155,6 +150,16 @@ impl Findings {
     fn coded(&mut self, code: &'static str, field: impl Into<String>, message: impl Into<String>) {
         self.0.push(Finding {
             level: Level::Warning,
+            field: field.into(),
+            code,
+            message: message.into(),
+        });
+    }
+
+    /// Something that only analysis tells.
+    fn advice(&mut self, code: &'static str, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Finding {
+            level: Level::Advice,
             field: field.into(),
             code,
             message: message.into(),

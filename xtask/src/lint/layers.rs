@@ -46,7 +46,7 @@ const LAYERS: &[Layer] = &[
     layer("distribute", 3, false, &["names", "model", "compile", "xds", "runtime"]),
     layer("ca", 3, false, &["names", "pki", "proto", "runtime"]),
     layer("sources", 3, false, &["names", "api", "lower", "runtime"]),
-    layer("simulate", 3, true, &["names", "model", "proto", "compile"]),
+    layer("simulate", 1, true, &["proto"]),
     layer("controllers", 3, false, &["names", "api", "model", "pki", "runtime"]),
     Layer {
         name: "daemon",

@@ -1,6 +1,6 @@
 //! From files to a snapshot, and to the proxies in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use lateen_lower::node::{PodNode, kind_of_pod, node_for_pod, proxy_from_node};
 use lateen_lower::{Change, Event, Index, Kind, Object, Settings};
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Proxy, Snapshot};
-use lateen_names::{ClusterId, ObjectKey};
+use lateen_names::{ClusterId, ObjectKey, ObjectRef};
 use lateen_proto::envoy::config::core::v3::Node;
 use lateen_sources::file::{self, FileObjects, Problem, Verdict};
 use lateen_sources::kube;
@@ -139,16 +139,17 @@ impl World {
 
     /// What admission says to each custom resource.
     pub fn validation(&self) -> Value {
-        let mut last: std::collections::HashMap<_, &Verdict> = std::collections::HashMap::new();
-        for verdict in &self.verdicts {
-            last.insert(&verdict.object, verdict);
-        }
         // As with `kubectl apply`, the last of several objects of one name is the one that is there.
-        let first_of = |at: usize, of: &Verdict| !self.verdicts[..at].iter().any(|earlier| earlier.object == of.object);
-        let places = self.verdicts.iter().enumerate().filter(|(at, of)| first_of(*at, of));
-        places
-            .filter_map(|(_, of)| last.get(&of.object).map(|of| verdict(of)))
-            .collect()
+        let mut places: HashMap<&ObjectRef, usize> = HashMap::new();
+        let mut there: Vec<&Verdict> = Vec::new();
+        for verdict in &self.verdicts {
+            let place = *places.entry(&verdict.object).or_insert(there.len());
+            match there.get_mut(place) {
+                Some(earlier) => *earlier = verdict,
+                None => there.push(verdict),
+            }
+        }
+        there.into_iter().map(verdict).collect()
     }
 
     /// The proxy of the pod `<pod>.<namespace>`, as its agent would describe it.

@@ -105,7 +105,7 @@ fn of_port<'a>(
     facts: &OutboundFacts,
     (service, port, sni_dnat): (&'a Shared<Service>, &'a Port, bool),
 ) -> Vec<Listed<'a>> {
-    let dynamic = service.resolution == Resolution::DynamicDns && service.host.is_wildcard();
+    let dynamic = service.is_resolved_on_demand();
     let forwards = matches!(
         port.protocol,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tls
@@ -161,7 +161,7 @@ pub(crate) fn is_passthrough(policy: &TrafficPolicy) -> bool {
 
 fn discovery(snapshot: &Snapshot, facts: &OutboundFacts, service: &Service) -> Discovery {
     match service.resolution {
-        Resolution::DynamicDns if service.host.is_wildcard() => Discovery::DynamicForward,
+        Resolution::DynamicDns if service.is_resolved_on_demand() => Discovery::DynamicForward,
         Resolution::Static | Resolution::Alias | Resolution::DynamicDns => Discovery::Eds,
         Resolution::Dns if !service.dns_first_connect => Discovery::StrictDns,
         Resolution::Dns | Resolution::DnsRoundRobin => Discovery::LogicalDns,

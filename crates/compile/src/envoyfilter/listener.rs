@@ -4,7 +4,7 @@ use lateen_model::Diagnostic;
 use lateen_model::patch::{ListenerMatch, PatchMatch, PatchOperation, PatchTarget};
 use lateen_proto::envoy::config::core::v3::{TransportSocket, address, socket_address, transport_socket};
 use lateen_proto::envoy::config::listener::v3::{
-    Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter,
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
 
 use super::edit::{Choice, edit};
@@ -87,7 +87,8 @@ fn listener_port(listener: &Listener) -> Option<u32> {
 /// Whether a patch is for this chain; that it is for the listener is known.
 fn chain_matches(applied: &Applied, listener: &Listener, chain: &FilterChain) -> bool {
     let Some(matched) = matched(applied) else { return true };
-    let of = chain.filter_chain_match.clone().unwrap_or_default();
+    let everything = FilterChainMatch::default();
+    let of = chain.filter_chain_match.as_ref().unwrap_or(&everything);
     let port = of.destination_port;
     if takes_everything(listener) && matched.port.is_some() && matched.port != port {
         return false;
@@ -188,14 +189,14 @@ fn network_filter(
     filter: &mut Filter,
     found: &mut Vec<Diagnostic>,
 ) {
-    let concerns = |applied: &Applied, filter: &Filter| {
+    let concerns = |applied: &Applied, filter: &str| {
         let name = matched(applied).and_then(|matched| matched.filter.as_deref());
         listener_matches(applied, listener)
             && chain_matches(applied, listener, chain)
-            && name.is_none_or(|name| name == filter.name)
+            && name.is_none_or(|name| name == filter)
     };
     for applied in patches.targeting(PatchTarget::NetworkFilter) {
-        if applied.patch.operation != PatchOperation::Merge || !concerns(applied, filter) {
+        if applied.patch.operation != PatchOperation::Merge || !concerns(applied, &filter.name) {
             continue;
         }
         use filter::ConfigType::TypedConfig;
@@ -211,7 +212,6 @@ fn network_filter(
         }
     }
     if filter.name == CONNECTION_MANAGER {
-        let this = filter.clone();
-        http::apply(patches, &|applied| concerns(applied, &this), filter, found);
+        http::apply(patches, &|applied| concerns(applied, CONNECTION_MANAGER), filter, found);
     }
 }

@@ -95,7 +95,7 @@ fn chains(
     scope: &Scope,
     facts: &OutboundFacts,
 ) -> Vec<Chain> {
-    let mut chains: Vec<Chain> = Vec::new();
+    let mut chains = Vec::new();
     for server in servers {
         match &server.routes {
             Some(table) if !server.is_tls() => {
@@ -202,7 +202,7 @@ fn tcp_chains(
                 // Of the Gateway API's routes, each takes its own hosts; nothing else tells connections apart, so that the
                 // first of Istio's takes all.
                 let by_host = tls.is_some() && route.semantics == Semantics::GatewayApi;
-                let mut names = match (by_host, server.is_tls()) {
+                let names = match (by_host, server.is_tls()) {
                     (true, _) => common_hosts(server, route)
                         .iter()
                         .map(|host| host.as_str().into())
@@ -210,12 +210,6 @@ fn tcp_chains(
                     (false, true) => server_names(server),
                     (false, false) => Vec::new(),
                 };
-                if by_host {
-                    names.retain(|name| !chains.iter().any(|chain| chain.names.contains(name)));
-                    if names.is_empty() {
-                        break;
-                    }
-                }
                 chains.push(Chain {
                     names,
                     alpn: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use lateen_model::proxy::Interception;
 use lateen_model::route::{GatewayRef, L4Match, Semantics, VirtualService};
-use lateen_model::service::{Port, Protocol, Resolution};
+use lateen_model::service::{Port, Protocol};
 use lateen_model::sidecar::OutboundPolicy;
 use lateen_model::{Service, Shared, Snapshot};
 use lateen_names::{Hostname, ObjectRef};
@@ -105,7 +105,7 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) 
 fn forwarded(entry: &EgressScope, port: u16) -> Vec<Forward> {
     let here = |service: &&Shared<Service>| {
         let http = |port: &&Port| plan::kind_of(port.protocol) == Some(plan::Kind::Http);
-        resolved_on_demand(service) && service.ports.iter().filter(http).any(|own| own.number == port)
+        service.is_resolved_on_demand() && service.ports.iter().filter(http).any(|own| own.number == port)
     };
     let services = entry.services.iter().filter(here);
     services
@@ -114,10 +114,6 @@ fn forwarded(entry: &EgressScope, port: u16) -> Vec<Forward> {
             port,
         })
         .collect()
-}
-
-fn resolved_on_demand(service: &Service) -> bool {
-    service.resolution == Resolution::DynamicDns && service.host.is_wildcard()
 }
 
 pub(super) fn catchall(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Option<Catchall> {
@@ -197,7 +193,7 @@ fn own_target(one: &TcpService, planned: &Planned, scope: &Scope) -> Target {
         _ => planned.port,
     };
     let rule = scope.rule(&one.service.host, Some(&one.service.namespace));
-    let forward = resolved_on_demand(&one.service) && one.protocol.is_tls();
+    let forward = one.service.is_resolved_on_demand() && one.protocol.is_tls();
     let target = Target::single(&names::outbound(port, "", &one.service.host), one.protocol);
     Target {
         forward: forward.then(|| Forward {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use lateen_model::mesh::Mesh;
 use lateen_model::policy::{AuthorizationPolicy, AuthzAction, RequestAuthentication};
 use lateen_model::proxy::ProxyKind;
+use lateen_model::service::of_host;
 use lateen_model::{Shared, Snapshot};
 use lateen_names::Hostname;
 use lateen_proto::envoy::config::listener::v3::Filter;
@@ -130,11 +131,9 @@ impl Upstream {
             Some((namespace, host)) => (Some(namespace), host),
             None => (None, service),
         };
-        let mut found = snapshot
-            .services
-            .iter()
+        let host = Hostname::new(host).ok()?;
+        let mut found = of_host(&snapshot.services, &host)
             .map(|(key, _)| key)
-            .filter(|key| key.host.as_str() == host)
             .filter(|key| namespace.is_none_or(|namespace| key.namespace.as_str() == namespace));
         let first = found.next()?;
         if found.next().is_some() {

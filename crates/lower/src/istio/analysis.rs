@@ -7,6 +7,7 @@ use std::sync::Arc;
 use lateen_model::destination::DestinationRule;
 use lateen_model::gateway::Gateway;
 use lateen_model::route::{Destination, GatewayRef, HttpAction, Semantics, VirtualService};
+use lateen_model::service::of_host;
 use lateen_model::{Diagnostic, ExportTo, Service, ServiceKey, Severity, Shared, Snapshot, Table};
 use lateen_names::{Hostname, ObjectKey, ObjectRef};
 
@@ -104,17 +105,7 @@ impl World<'_> {
     }
 
     fn has(&self, host: &Hostname) -> bool {
-        let Ok(namespace) = lateen_names::Namespace::new("0") else {
-            return false;
-        };
-        let first = ServiceKey {
-            host: host.clone(),
-            namespace,
-        };
-        self.services
-            .range(first..)
-            .next()
-            .is_some_and(|(key, _)| key.host == *host)
+        of_host(self.services, host).next().is_some()
     }
 
     fn virtual_service(&self, service: &VirtualService, findings: &mut Vec<Diagnostic>) {

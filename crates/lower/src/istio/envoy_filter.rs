@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use lateen_api::networking::envoy_filter as api;
 use lateen_api::selector::WorkloadSelector;
-use lateen_model::Diagnostic;
 use lateen_model::patch::{
-    ClusterMatch, ListenerMatch, Patch, PatchContext, PatchMatch, PatchOperation, PatchTarget, RouteAction, RouteMatch,
-    RoutesMatch,
+    ClusterMatch, ListenerMatch, Patch, PatchContext, PatchMatch, PatchOperation, PatchTarget, Pattern, RouteAction,
+    RouteMatch, RoutesMatch,
 };
 use lateen_model::policy::EnvoyFilter;
+use lateen_model::{Diagnostic, Shared};
 use lateen_validate::Subject;
 
 use super::report::Report;
@@ -27,10 +27,10 @@ pub fn lower(object: &api::EnvoyFilter, meta: &Meta, _ctx: &Context<'_>, diags: 
     let selector = selector.map(|selector| WorkloadSelector {
         match_labels: selector.labels.clone(),
     });
-    let mut patches: Vec<Arc<Patch>> = Vec::with_capacity(spec.config_patches.len());
+    let mut patches: Vec<Shared<Patch>> = Vec::with_capacity(spec.config_patches.len());
     for (index, entry) in spec.config_patches.iter().enumerate() {
         match patch(index, entry) {
-            Ok(patch) => patches.extend(patch.map(Arc::new)),
+            Ok(patch) => patches.extend(patch.map(Shared::new)),
             Err((field, problem)) => {
                 report.error(&format!("spec.configPatches[{index}].{field}"), problem);
             }
@@ -55,11 +55,9 @@ fn patch(index: usize, entry: &api::EnvoyConfigObjectPatch) -> Result<Option<Pat
     // A longer expression is ignored, as validation says.
     let version = proxy.map(|proxy| proxy.proxy_version.as_str());
     let version = version.filter(|text| !text.is_empty() && text.len() <= 1024);
-    if let Some(version) = version
-        && let Err(error) = regex::Regex::new(version)
-    {
-        return Err(("match.proxy.proxyVersion", format!("is no regular expression: {error}")));
-    }
+    let version = version.map(Pattern::new).transpose();
+    let version =
+        version.map_err(|error| ("match.proxy.proxyVersion", format!("is no regular expression: {error}")))?;
     let value = match (&change.value, operation) {
         (_, PatchOperation::Remove) | (None, _) => Vec::new(),
         (Some(value), _) => lateen_proto::bytes_from_json(target.message(), &value.to_value())
@@ -69,7 +67,7 @@ fn patch(index: usize, entry: &api::EnvoyConfigObjectPatch) -> Result<Option<Pat
         index,
         target,
         context: context(entry.r#match.as_ref().map(|matched| matched.context)),
-        proxy_version: version.map(Arc::from),
+        proxy_version: version,
         proxy_metadata: proxy
             .map(|proxy| {
                 let pairs = proxy.metadata.iter();

@@ -30,7 +30,7 @@ impl<'a> Report<'a> {
         for finding in findings {
             let severity = match finding.level {
                 lateen_validate::Level::Error => Severity::Error,
-                lateen_validate::Level::Warning => Severity::Warning,
+                lateen_validate::Level::Warning | lateen_validate::Level::Advice => Severity::Warning,
             };
             report.push(&finding.field, severity, finding.code, &finding.message);
         }

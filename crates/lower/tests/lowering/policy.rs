@@ -1,7 +1,6 @@
 //! Policies.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_model::Severity;
@@ -188,7 +187,7 @@ spec:
                 .iter()
                 .all(|(_, severity, _)| *severity == Severity::Warning)
         );
-        Arc::clone(&made.patches[0])
+        made.patches[0].clone()
     };
     let one = patch("{connect_timeout: 1s, metadata: {filter_metadata: {x: {a: 1, b: 2}}}}");
     let other = patch("{metadata: {filter_metadata: {x: {b: 2, a: 1}}}, connectTimeout: 1s}");
