@@ -20,10 +20,12 @@ mod tests;
 pub(crate) mod tls;
 pub(crate) mod values;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Shared, Snapshot};
+use lateen_names::Hostname;
 
 use crate::Scope;
 use crate::built::Built;
@@ -75,10 +77,7 @@ fn fixed(settings: &Shared<Settings>, kinds: &[Kind]) -> Vec<Input> {
 /// Lists the clusters that are called.
 pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<Input> {
     let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
-    let mut all: Vec<Input> = outbound::select(snapshot, scope, facts, &settings)
-        .into_iter()
-        .map(|cluster| Input(What::Outbound(Box::new(cluster))))
-        .collect();
+    let mut all = called(outbound::select(snapshot, scope, facts, &settings, None));
     // Gateways have no listeners that know where a connection was meant to go.
     all.extend(match facts.kind {
         ProxyKind::Sidecar => fixed(&settings, &[Kind::BlackHole, Kind::Passthrough]),
@@ -91,13 +90,29 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Ve
     all
 }
 
+/// Lists the clusters that lead to some hosts.
+pub(crate) fn outbound_to(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &OutboundFacts,
+    hosts: &BTreeSet<Hostname>,
+) -> Vec<Input> {
+    let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
+    called(outbound::select(snapshot, scope, facts, &settings, Some(hosts)))
+}
+
+fn called(clusters: Vec<outbound::Outbound>) -> Vec<Input> {
+    let one = |cluster| Input(What::Outbound(Box::new(cluster)));
+    clusters.into_iter().map(one).collect()
+}
+
 /// Lists the clusters of the application itself.
-pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
+pub fn inbound(snapshot: &Snapshot, scope: &Scope, facts: &InboundFacts) -> Vec<Input> {
     if facts.kind != ProxyKind::Sidecar {
         return Vec::new();
     }
     let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
-    let mut all: Vec<Input> = inbound::select(snapshot, facts, &settings)
+    let mut all: Vec<Input> = inbound::select(snapshot, scope, facts, &settings)
         .into_iter()
         .map(|cluster| Input(What::Inbound(Box::new(cluster))))
         .collect();

@@ -11,10 +11,11 @@ pub(crate) mod peer;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_model::Snapshot;
-use lateen_names::{ObjectKey, ObjectRef};
+use lateen_names::{Hostname, ObjectKey, ObjectRef};
 
 use crate::Scope;
 use crate::built::{Built, Resource};
@@ -57,12 +58,18 @@ pub(crate) fn destination_rule(key: &ObjectKey) -> ObjectRef {
     }
 }
 
-/// Lists the endpoints of every cluster of a class that gets them over EDS, in the order of the clusters.
-pub fn select(snapshot: &Snapshot, scope: &Scope, facts: &EndpointFacts) -> Vec<Input> {
+/// Lists the endpoints of every cluster of a class that gets them over EDS (or of those that lead to some hosts), in the
+/// order of the clusters.
+pub fn select(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &EndpointFacts,
+    hosts: Option<&BTreeSet<Hostname>>,
+) -> Vec<Input> {
     let peers = peer::AllPeers::new(snapshot);
     let place = (&facts.locality, &facts.labels, facts.node.as_ref());
     let viewer = Viewer::new(snapshot, &facts.outbound, place, &peers);
-    list::outbound(snapshot, scope, &facts.outbound)
+    list::outbound(snapshot, scope, &facts.outbound, hosts)
         .filter(|listed| listed.discovery == Discovery::Eds)
         .map(|listed| {
             let rule = listed.rule.map(|rule| &**rule);

@@ -1,5 +1,7 @@
 //! What each family of resources may know of a proxy. Proxies whose facts are equal form a class and share everything.
 
+mod traits;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,9 +12,11 @@ use lateen_model::mesh::ProxyConfig;
 use lateen_model::patch::Patch;
 use lateen_model::policy::{EnvoyFilter, Scope as PolicyScope};
 use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
-use lateen_model::route::GatewayRef;
 use lateen_model::{Labels, Proxy, ServiceKey, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Locality, Namespace, Network, ObjectKey};
+
+use crate::survey::Survey;
+pub(crate) use traits::Traits;
 
 /// A family of resources: one key, one list, one difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,7 +134,7 @@ pub struct FilterInForce {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ListenerFacts {
     /// See [`OutboundFacts`].
-    pub outbound: OutboundFacts,
+    pub outbound: Shared<OutboundFacts>,
     /// Facts that only telemetry sees.
     pub telemetry: TelemetryFacts,
     /// Own addresses, for proxies without interception and headless services without oneself; first the primary one.
@@ -156,11 +160,26 @@ pub struct TelemetryFacts {
     pub cluster: ClusterId,
 }
 
+impl TelemetryFacts {
+    /// What stays of them where nobody asks for a workload's names.
+    pub(crate) fn nameless(facts: &Self) -> Self {
+        Self {
+            canonical_name: "".into(),
+            canonical_revision: "".into(),
+            mesh_id: Arc::clone(&facts.mesh_id),
+            namespace: facts.namespace.clone(),
+            service_account: "".into(),
+            workload: "".into(),
+            cluster: facts.cluster.clone(),
+        }
+    }
+}
+
 /// Facts that endpoints see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointFacts {
     /// See [`OutboundFacts`].
-    pub outbound: OutboundFacts,
+    pub outbound: Shared<OutboundFacts>,
     /// Where the proxy is.
     pub locality: Locality,
     /// Its node, where some visible service is local to nodes.
@@ -215,22 +234,27 @@ pub struct InboundFacts {
     pub addresses: Vec<IpAddr>,
 }
 
-/// All keys of one proxy.
+/// All keys of one proxy. Facts are hashed once, so that a key costs the same however much it says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Classes {
     /// Clusters, routes, name table, secrets.
-    pub outbound: OutboundFacts,
+    pub outbound: Shared<OutboundFacts>,
     /// Outbound listeners.
-    pub listeners: ListenerFacts,
+    pub listeners: Shared<ListenerFacts>,
     /// Endpoints.
-    pub endpoints: EndpointFacts,
+    pub endpoints: Shared<EndpointFacts>,
     /// Inbound clusters and listeners.
-    pub inbound: InboundFacts,
+    pub inbound: Shared<InboundFacts>,
 }
 
 impl Classes {
     /// Reads off a proxy what each family may know of it.
     pub fn of(snapshot: &Snapshot, proxy: &Proxy) -> Self {
+        Self::read(&Survey::new(snapshot), snapshot, proxy)
+    }
+
+    /// The same with a survey of that snapshot at hand.
+    pub fn read(survey: &Survey, snapshot: &Snapshot, proxy: &Proxy) -> Self {
         let sidecar = sidecar_of(snapshot, proxy);
         let envoy_filters = filters_in_force(snapshot, proxy);
         let telemetries = in_force(&snapshot.telemetries, snapshot, proxy, |telemetry| &telemetry.scope);
@@ -244,9 +268,10 @@ impl Classes {
             }),
         };
         let instances = instances_of(snapshot, proxy);
-        let labels = ordering_labels(snapshot, proxy);
+        let traits = &survey.traits;
+        let labels = traits.ordering_labels(proxy);
         let router = proxy.kind == ProxyKind::Router;
-        let outbound = OutboundFacts {
+        let outbound = Shared::new(OutboundFacts {
             kind: proxy.kind,
             namespace: proxy.namespace.clone(),
             cluster: proxy.cluster.clone(),
@@ -258,8 +283,8 @@ impl Classes {
             capabilities: proxy.capabilities,
             config: proxy.config.clone(),
             sidecar: sidecar.clone(),
-            rules: selected_rules(snapshot, proxy),
-            source_labels: source_labels(snapshot, proxy),
+            rules: traits.selected_rules(proxy),
+            source_labels: traits.source_labels(proxy),
             envoy_filters: envoy_filters.clone(),
             telemetries: telemetries.clone(),
             gateways: if router {
@@ -269,11 +294,11 @@ impl Classes {
             },
             gateway_ports: if router { instances.clone() } else { Vec::new() },
             policies: if router { policies.clone() } else { Policies::default() },
-            place: places_inline(snapshot).then(|| Place {
+            place: traits.inline_places.then(|| Place {
                 locality: proxy.locality.clone(),
                 labels: labels.clone(),
             }),
-        };
+        });
         let telemetry = TelemetryFacts {
             canonical_name: Arc::clone(&proxy.canonical.0),
             canonical_revision: Arc::clone(&proxy.canonical.1),
@@ -286,27 +311,20 @@ impl Classes {
         let sidecar_key = sidecar.clone();
         let bound = proxy.interception == Interception::None && !router;
         let headless = snapshot_has_own_headless(snapshot, &instances);
+        let addresses = |known: bool| if known { proxy.addresses.clone() } else { Vec::new() };
         Self {
-            listeners: ListenerFacts {
+            listeners: Shared::new(ListenerFacts {
                 outbound: outbound.clone(),
                 telemetry: telemetry.clone(),
-                addresses: if bound || headless {
-                    proxy.addresses.clone()
-                } else {
-                    Vec::new()
-                },
-            },
-            endpoints: EndpointFacts {
+                addresses: addresses(bound || headless),
+            }),
+            endpoints: Shared::new(EndpointFacts {
                 outbound: outbound.clone(),
                 locality: proxy.locality.clone(),
-                node: if any_node_local(snapshot) {
-                    proxy.node.clone()
-                } else {
-                    None
-                },
+                node: proxy.node.clone().filter(|_| traits.node_local),
                 labels,
-            },
-            inbound: InboundFacts {
+            }),
+            inbound: Shared::new(InboundFacts {
                 kind: proxy.kind,
                 namespace: proxy.namespace.clone(),
                 cluster: proxy.cluster.clone(),
@@ -321,12 +339,8 @@ impl Classes {
                 envoy_filters,
                 telemetries,
                 telemetry,
-                addresses: if bound || forwards_to_pod(snapshot, sidecar_key.as_ref()) {
-                    proxy.addresses.clone()
-                } else {
-                    Vec::new()
-                },
-            },
+                addresses: addresses(bound || forwards_to_pod(snapshot, sidecar_key.as_ref())),
+            }),
             outbound,
         }
     }
@@ -469,47 +483,6 @@ fn gateways_of(snapshot: &Snapshot, proxy: &Proxy, instances: &[Instance]) -> Ve
     found.into_iter().map(|(_, _, _, key)| key.clone()).collect()
 }
 
-fn selected_rules(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ObjectKey> {
-    snapshot
-        .destination_rules
-        .iter()
-        .filter(|(_, rule)| {
-            rule.namespace == proxy.namespace
-                && rule
-                    .workload_selector
-                    .as_ref()
-                    .is_some_and(|selector| selector.matches(&proxy.labels))
-        })
-        .map(|(key, _)| key.clone())
-        .collect()
-}
-
-fn source_labels(snapshot: &Snapshot, proxy: &Proxy) -> BTreeSet<Labels> {
-    let here = |gateways: &[GatewayRef]| gateways.contains(&GatewayRef::Mesh) || proxy.kind == ProxyKind::Router;
-    snapshot
-        .virtual_services
-        .values()
-        .filter(|service| here(&service.gateways))
-        .flat_map(|service| {
-            let http = service
-                .http
-                .iter()
-                .flat_map(|route| route.matches.iter().map(|m| &m.source.labels));
-            let tls = service
-                .tls
-                .iter()
-                .flat_map(|route| route.matches.iter().map(|m| &m.source.labels));
-            let tcp = service
-                .tcp
-                .iter()
-                .flat_map(|route| route.matches.iter().map(|m| &m.source.labels));
-            http.chain(tls).chain(tcp)
-        })
-        .filter(|labels| !labels.is_empty() && labels.iter().all(|(key, value)| proxy.labels.get(key) == Some(value)))
-        .cloned()
-        .collect()
-}
-
 /// Whether a Sidecar's inbound listeners pass connections on to the pod's own address.
 fn forwards_to_pod(snapshot: &Snapshot, sidecar: Option<&ObjectKey>) -> bool {
     sidecar
@@ -531,57 +504,4 @@ fn snapshot_has_own_headless(snapshot: &Snapshot, instances: &[Instance]) -> boo
         let key: &ServiceKey = &instance.service;
         snapshot.services.get(key).is_some_and(|service| service.is_headless())
     })
-}
-
-fn any_node_local(snapshot: &Snapshot) -> bool {
-    use lateen_model::service::TrafficDistribution;
-    snapshot
-        .services
-        .values()
-        .any(|service| service.node_local || service.traffic_distribution == TrafficDistribution::PreferSameNode)
-        || failover_labels(snapshot).contains("kubernetes.io/hostname")
-}
-
-/// Whether some cluster with inline endpoints may order them by place.
-fn places_inline(snapshot: &Snapshot) -> bool {
-    use lateen_model::service::Resolution;
-    snapshot
-        .services
-        .iter()
-        .filter(|(_, service)| matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin))
-        .filter_map(|(key, _)| snapshot.endpoints.get(key))
-        .flat_map(|endpoints| endpoints.by_port.values().flatten())
-        .any(|endpoint| !endpoint.workload.locality.is_empty())
-}
-
-/// The labels by which some rule orders endpoints.
-fn failover_labels(snapshot: &Snapshot) -> BTreeSet<&str> {
-    use lateen_model::destination::{LocalityLb, TrafficPolicy};
-    fn of_policy(policy: &TrafficPolicy) -> impl Iterator<Item = &LocalityLb> {
-        policy
-            .load_balancer
-            .as_ref()
-            .and_then(|balancer| balancer.locality.as_ref())
-            .into_iter()
-    }
-    fn deep(policy: &TrafficPolicy) -> impl Iterator<Item = &LocalityLb> {
-        of_policy(policy).chain(policy.ports.values().flat_map(of_policy))
-    }
-    let rules = snapshot
-        .destination_rules
-        .values()
-        .flat_map(|rule| deep(&rule.policy).chain(rule.subsets.iter().flat_map(|subset| deep(&subset.policy))));
-    std::iter::once(&snapshot.mesh.locality_lb)
-        .chain(rules)
-        .flat_map(|locality| &locality.failover_priority)
-        .map(|entry| entry.split('=').next().unwrap_or_default())
-        .collect()
-}
-
-fn ordering_labels(snapshot: &Snapshot, proxy: &Proxy) -> Labels {
-    failover_labels(snapshot)
-        .into_iter()
-        .filter_map(|key| proxy.labels.get_key_value(key))
-        .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
-        .collect()
 }

@@ -8,6 +8,7 @@
 //! that a user writes makes compilation fail or panic.
 
 pub mod built;
+mod changes;
 pub mod cluster;
 pub mod endpoint;
 pub mod envoyfilter;
@@ -19,16 +20,21 @@ pub mod nametable;
 pub mod route;
 pub mod scope;
 pub mod secret;
+mod survey;
 #[cfg(test)]
 mod testing;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_model::{Proxy, Snapshot};
+use lateen_names::Hostname;
 
 pub use built::{Built, Resource};
+pub use changes::{Anew, Changes};
 pub use facts::{Classes, Family};
-pub use scope::Scope;
+pub use scope::{Rules, Scope};
+pub use survey::Survey;
 
 /// What one resource is made of. Two equal inputs build equal bytes, in any process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -72,8 +78,11 @@ impl Input {
 pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Classes) -> Vec<Input> {
     let inputs = match family {
         Family::OutboundClusters => wrap(cluster::outbound(snapshot, scope, &classes.outbound), Input::Cluster),
-        Family::InboundClusters => wrap(cluster::inbound(snapshot, &classes.inbound), Input::Cluster),
-        Family::Endpoints => wrap(endpoint::select(snapshot, scope, &classes.endpoints), Input::Endpoints),
+        Family::InboundClusters => wrap(cluster::inbound(snapshot, scope, &classes.inbound), Input::Cluster),
+        Family::Endpoints => wrap(
+            endpoint::select(snapshot, scope, &classes.endpoints, None),
+            Input::Endpoints,
+        ),
         Family::OutboundListeners => wrap(listener::outbound(snapshot, scope, &classes.listeners), Input::Listener),
         Family::InboundListeners => wrap(listener::inbound(snapshot, &classes.inbound), Input::Listener),
         Family::Routes => wrap(route::select(snapshot, scope, &classes.outbound), Input::Routes),
@@ -82,6 +91,44 @@ pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Clas
         Family::Extensions => envoyfilter::extensions(snapshot, &classes.outbound),
     };
     envoyfilter::patch(family, snapshot, classes, inputs)
+}
+
+/// Lists of clusters or endpoints those that belong to some hosts. Patches do not come into it: who has any selects all.
+pub fn select_hosts(
+    family: Family,
+    snapshot: &Snapshot,
+    scope: &Scope,
+    classes: &Classes,
+    hosts: &BTreeSet<Hostname>,
+) -> Vec<Input> {
+    match family {
+        Family::OutboundClusters => wrap(
+            cluster::outbound_to(snapshot, scope, &classes.outbound, hosts),
+            Input::Cluster,
+        ),
+        Family::Endpoints => wrap(
+            endpoint::select(snapshot, scope, &classes.endpoints, Some(hosts)),
+            Input::Endpoints,
+        ),
+        _ => Vec::new(),
+    }
+}
+
+/// The names that clusters or endpoints of some hosts may have, whether all of them are there or not.
+pub fn names_of_hosts(
+    family: Family,
+    snapshot: &Snapshot,
+    scope: &Scope,
+    classes: &Classes,
+    hosts: &BTreeSet<Hostname>,
+) -> BTreeSet<String> {
+    match family {
+        Family::OutboundClusters | Family::Endpoints => {
+            let listed = cluster::list::outbound(snapshot, scope, &classes.outbound, Some(hosts));
+            listed.map(|listed| listed.name()).collect()
+        }
+        _ => BTreeSet::new(),
+    }
 }
 
 fn wrap<T>(inputs: Vec<T>, variant: fn(T) -> Input) -> Vec<Input> {

@@ -13,6 +13,7 @@ mod tcp;
 mod telemetry;
 mod tls;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use lateen_model::mesh::{Mesh, ProxyConfig};
@@ -27,11 +28,12 @@ use crate::facts::{InboundFacts, ListenerFacts, TelemetryFacts};
 
 pub use telemetry::TelemetryInput;
 
-/// What a listener is made of.
+/// What a listener is made of. Both parts are shared and hashed once: listeners of a thousand workloads differ in the
+/// first alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Input {
-    common: Common,
-    kind: Kind,
+    common: Shared<Common>,
+    kind: Shared<Kind>,
 }
 
 /// What the listeners of a class have in common.
@@ -48,6 +50,11 @@ pub(crate) struct Common {
     pub(crate) telemetry: TelemetryInput,
 }
 
+/// What the listeners of a class hold, whoever's they are.
+#[derive(Debug)]
+pub(crate) struct Listed(Vec<Shared<Kind>>);
+
+/// What a listener is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Kind {
     Outbound(outbound::Outbound),
@@ -60,7 +67,7 @@ enum Kind {
 impl Input {
     /// Builds the listener.
     pub fn build(&self) -> Built {
-        let (listener, origins): (pb::Listener, Vec<ObjectRef>) = match &self.kind {
+        let (listener, origins): (pb::Listener, Vec<ObjectRef>) = match &*self.kind {
             Kind::Outbound(input) => (input.build(&self.common), input.origins()),
             Kind::VirtualOutbound(input) => (input.build(&self.common), Vec::new()),
             Kind::HttpProxy(input) => (input.build(&self.common), Vec::new()),
@@ -88,28 +95,59 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Ve
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &out.telemetries, &facts.telemetry),
     };
-    let kinds: Vec<Kind> = match out.kind {
-        ProxyKind::Sidecar => {
-            let planned = outbound::select(snapshot, scope, facts).into_iter().map(Kind::Outbound);
-            let catchall = outbound::catchall(snapshot, scope, out)
-                .into_iter()
-                .map(Kind::VirtualOutbound);
-            let proxy = outbound::http_proxy(out).into_iter().map(Kind::HttpProxy);
-            planned.chain(catchall).chain(proxy).collect()
-        }
-        ProxyKind::Router => gateway::select(snapshot, scope, out)
-            .into_iter()
-            .map(Kind::Gateway)
-            .collect(),
-        ProxyKind::Waypoint | ProxyKind::Ztunnel => Vec::new(),
-    };
+    // Who calls is told by tags of traced requests only: what passes bytes alone is the same for all workloads.
+    let nameless = Shared::new(Common {
+        names: TelemetryFacts::nameless(&common.names),
+        ..common.clone()
+    });
+    let common = Shared::new(common);
+    let kinds = kinds(snapshot, scope, facts);
     kinds
-        .into_iter()
+        .iter()
         .map(|kind| Input {
-            common: common.clone(),
-            kind,
+            common: if kind.is_traced() { &common } else { &nameless }.clone(),
+            kind: kind.clone(),
         })
         .collect()
+}
+
+/// Proxies without addresses of their own share one list.
+fn kinds<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &ListenerFacts) -> Cow<'a, [Shared<Kind>]> {
+    let out = &facts.outbound;
+    let list = || -> Vec<Shared<Kind>> {
+        let all: Vec<Kind> = match out.kind {
+            ProxyKind::Sidecar => {
+                let planned = outbound::select(snapshot, scope, facts).into_iter().map(Kind::Outbound);
+                let catchall = outbound::catchall(snapshot, scope, out)
+                    .into_iter()
+                    .map(Kind::VirtualOutbound);
+                let proxy = outbound::http_proxy(out).into_iter().map(Kind::HttpProxy);
+                planned.chain(catchall).chain(proxy).collect()
+            }
+            ProxyKind::Router => gateway::select(snapshot, scope, out)
+                .into_iter()
+                .map(Kind::Gateway)
+                .collect(),
+            ProxyKind::Waypoint | ProxyKind::Ztunnel => Vec::new(),
+        };
+        all.into_iter().map(Shared::new).collect()
+    };
+    if facts.addresses.is_empty() && out.kind == ProxyKind::Sidecar {
+        Cow::Borrowed(&scope.listeners.get_or_init(|| Listed(list())).0)
+    } else {
+        Cow::Owned(list())
+    }
+}
+
+impl Kind {
+    /// Whether requests pass through it that may be traced.
+    fn is_traced(&self) -> bool {
+        match self {
+            Self::Outbound(listener) => listener.is_http(),
+            Self::VirtualOutbound(_) => false,
+            Self::HttpProxy(_) | Self::Inbound(_) | Self::Gateway(_) => true,
+        }
+    }
 }
 
 /// Lists the listeners for being called of a sidecar.
@@ -128,11 +166,12 @@ pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &facts.telemetries, &facts.telemetry),
     };
+    let common = Shared::new(common);
     inbound::select(snapshot, facts)
         .into_iter()
         .map(|input| Input {
             common: common.clone(),
-            kind: Kind::Inbound(input),
+            kind: Shared::new(Kind::Inbound(input)),
         })
         .collect()
 }

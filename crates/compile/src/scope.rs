@@ -3,15 +3,19 @@
 mod rules;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use lateen_model::proxy::ProxyKind;
-use lateen_model::route::{GatewayRef, HttpAction, VirtualService};
+use lateen_model::route::{HttpAction, VirtualService};
 use lateen_model::service::Registry;
 use lateen_model::sidecar::{Egress, EgressHost, EgressNamespace, Sidecar};
 use lateen_model::{ExportTo, Service, Shared, Snapshot};
 use lateen_names::{Hostname, Namespace};
 
 use crate::facts::OutboundFacts;
+use crate::listener;
+use crate::listener::plan::Planned;
+use crate::survey::Survey;
 pub use rules::{MergedRule, Rules};
 
 /// One outbound entry of the Sidecar in force, with what it lets through. Without Sidecar there is one entry with
@@ -36,14 +40,25 @@ pub struct Scope {
     /// All services of all entries, oldest first, each host once per namespace.
     pub services: Vec<Shared<Service>>,
     by_host: HashMap<Hostname, usize>,
-    rules: Rules,
+    rules: Arc<Rules>,
+    /// The rules that hold for the callers' namespace whatever selects single workloads.
+    pub(crate) common_rules: Arc<Rules>,
+    /// The outbound listeners of proxies without addresses of their own, planned when first asked for.
+    pub(crate) planned: OnceLock<Vec<Planned>>,
+    /// What these listeners hold.
+    pub(crate) listeners: OnceLock<listener::Listed>,
 }
 
 impl Scope {
     /// Reads a snapshot through the eyes of a class.
     pub fn new(snapshot: &Snapshot, facts: &OutboundFacts) -> Self {
-        let visible = visible_services(snapshot, &facts.namespace);
-        let routes = visible_routes(snapshot, &facts.namespace);
+        Self::within(&Survey::new(snapshot), snapshot, facts)
+    }
+
+    /// The same with a survey of that snapshot at hand.
+    pub fn within(survey: &Survey, snapshot: &Snapshot, facts: &OutboundFacts) -> Self {
+        let visible = visible_services(survey, &facts.namespace);
+        let routes = visible_routes(survey, &facts.namespace);
         let sidecar = facts
             .sidecar
             .as_ref()
@@ -66,15 +81,22 @@ impl Scope {
             _ => visible,
         };
         let by_host = by_host(&services, &facts.namespace);
+        let common_rules = survey.rules(snapshot, &facts.namespace);
+        let rules = match facts.kind {
+            ProxyKind::Sidecar if !facts.rules.is_empty() => {
+                Arc::new(Rules::new(snapshot, &facts.namespace, &facts.rules))
+            }
+            _ => Arc::clone(&common_rules),
+        };
         Self {
             sidecar,
             egress,
             by_host,
-            rules: match facts.kind {
-                ProxyKind::Sidecar => Rules::new(snapshot, &facts.namespace, &facts.rules),
-                _ => Rules::new(snapshot, &facts.namespace, &[]),
-            },
+            rules,
+            common_rules,
             services,
+            planned: OnceLock::new(),
+            listeners: OnceLock::new(),
         }
     }
 
@@ -89,40 +111,25 @@ impl Scope {
     }
 }
 
-fn visible_services(snapshot: &Snapshot, namespace: &Namespace) -> Vec<Shared<Service>> {
-    let mut services: Vec<_> = snapshot
-        .services
-        .values()
-        .filter(|service| service.export_to.visible_in(namespace))
-        .cloned()
-        .collect();
-    services
-        .sort_by(|a, b| (a.created, &a.name, &a.namespace, &a.host).cmp(&(b.created, &b.name, &b.namespace, &b.host)));
-    services
+fn visible_services(survey: &Survey, namespace: &Namespace) -> Vec<Shared<Service>> {
+    let visible = |service: &&Shared<Service>| service.export_to.visible_in(namespace);
+    survey.services.iter().filter(visible).cloned().collect()
 }
 
 /// Those for the caller's namespace alone, then those exported to it by name, then the public ones; older first.
-fn visible_routes(snapshot: &Snapshot, namespace: &Namespace) -> Vec<Shared<VirtualService>> {
+fn visible_routes(survey: &Survey, namespace: &Namespace) -> Vec<Shared<VirtualService>> {
     let rank = |route: &VirtualService| match &route.export_to {
         ExportTo::Namespaces(list) if route.namespace == *namespace && list.contains(namespace) => Some(0_u8),
         ExportTo::Namespaces(list) if list.contains(namespace) => Some(1),
         ExportTo::All => Some(2),
         _ => None,
     };
-    let mut routes: Vec<_> = snapshot
-        .virtual_services
-        .values()
-        .filter(|route| route.gateways.contains(&GatewayRef::Mesh))
+    let mut routes: Vec<_> = survey
+        .routes
+        .iter()
         .filter_map(|route| rank(route).map(|rank| (rank, route.clone())))
         .collect();
-    routes.sort_by(|(a_rank, a), (b_rank, b)| {
-        (a_rank, a.created, &a.origin.key.name, &a.namespace).cmp(&(
-            b_rank,
-            b.created,
-            &b.origin.key.name,
-            &b.namespace,
-        ))
-    });
+    routes.sort_by_key(|(rank, _)| *rank);
     routes.into_iter().map(|(_, route)| route).collect()
 }
 

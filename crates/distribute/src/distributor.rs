@@ -1,6 +1,6 @@
 //! Connected proxies, and what each is told to hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -30,6 +30,55 @@ struct State {
     families: Families,
     proxies: BTreeMap<u64, Connected>,
     next: u64,
+}
+
+const NOT_COMPLETE: &str = "the configuration is not complete yet; try again";
+
+/// What a snapshot brings to the proxies of a class.
+#[derive(Default)]
+struct Push {
+    wanted: Option<Arc<Wanted>>,
+    /// What is to be held, marked with the time of the change.
+    stamped: Option<Arc<Wanted>>,
+    /// What the last proxy that was compared held, and whether that differs. Most of a class held the same.
+    compared: Option<(Arc<Wanted>, bool)>,
+}
+
+impl Push {
+    fn differs(&mut self, current: &Arc<Wanted>, wanted: &Wanted) -> bool {
+        if let Some((held, differs)) = &self.compared
+            && same_sets(held, current)
+        {
+            return *differs;
+        }
+        let differs = wanted.sets.iter().any(|(type_url, set)| {
+            current
+                .set(type_url)
+                .is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
+        });
+        self.compared = Some((Arc::clone(current), differs));
+        differs
+    }
+
+    fn stamped(&mut self, wanted: &Wanted, noticed: Instant) -> Arc<Wanted> {
+        let stamped = self.stamped.get_or_insert_with(|| {
+            Arc::new(Wanted {
+                changed_at: Some(noticed),
+                ..wanted.clone()
+            })
+        });
+        Arc::clone(stamped)
+    }
+}
+
+fn same_sets(one: &Arc<Wanted>, other: &Arc<Wanted>) -> bool {
+    Arc::ptr_eq(one, other)
+        || (one.sets.len() == other.sets.len()
+            && one
+                .sets
+                .iter()
+                .zip(&other.sets)
+                .all(|((a, one), (b, other))| a == b && one.is_same(other)))
 }
 
 /// A type's URL, and the name of a resource of it.
@@ -100,37 +149,32 @@ impl Distributor {
         }
     }
 
-    /// Compiles a snapshot for every connected proxy, and wakes those whose resources changed.
+    /// Compiles a snapshot for every class of connected proxies, and wakes those whose resources changed.
     pub fn push(&self, snapshot: &Arc<Snapshot>, noticed: Instant) {
         let mut state = self.lock();
         let State { families, proxies, .. } = &mut *state;
         families.turn(snapshot);
+        let turns = families.take_turns();
+        // What is new to a class, found out once for all its proxies.
+        let mut pushes: HashMap<*const Classes, Push> = HashMap::new();
         for connected in proxies.values_mut() {
-            match (self.read)(&connected.node, snapshot) {
-                Ok(proxy) => connected.proxy = Arc::new(proxy),
-                Err(error) => tracing::warn!(%error, proxy = %connected.node.id, "node no longer makes sense"),
+            if turns.iter().any(|turn| turn.concerns(&connected.proxy)) {
+                self.read_again(connected, families);
             }
-            let classes = Classes::of(snapshot, &connected.proxy);
-            if classes != *connected.classes {
-                connected.classes = Arc::new(classes);
-            }
-            let wanted = families.wanted(snapshot, &connected.classes);
+            let push = pushes.entry(Arc::as_ptr(&connected.classes)).or_default();
+            let wanted = push
+                .wanted
+                .get_or_insert_with(|| families.wanted(&connected.classes))
+                .clone();
             connected.wanted.send_if_modified(|current| {
-                let differs = wanted.sets.iter().any(|(type_url, set)| {
-                    current
-                        .set(type_url)
-                        .is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
-                });
+                let differs = push.differs(current, &wanted);
                 if differs {
                     connected.changed = wanted.snapshot;
                 }
                 *current = if differs {
-                    Arc::new(Wanted {
-                        changed_at: Some(noticed),
-                        ..(*wanted).clone()
-                    })
+                    push.stamped(&wanted, noticed)
                 } else {
-                    Arc::clone(&wanted)
+                    wanted
                 };
                 differs
             });
@@ -138,11 +182,24 @@ impl Distributor {
         let (sets, resources) = families.sizes();
         self.metrics.sets.set(i64::try_from(sets).unwrap_or(i64::MAX));
         self.metrics.resources.set(i64::try_from(resources).unwrap_or(i64::MAX));
-        self.metrics
-            .snapshot
-            .set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        let generation = families.generation();
+        self.metrics.snapshot.set(i64::try_from(generation).unwrap_or(i64::MAX));
         drop(state);
         self.moved.send_replace(());
+    }
+
+    fn read_again(&self, connected: &mut Connected, families: &mut Families) {
+        let Some(snapshot) = families.snapshot().cloned() else {
+            return;
+        };
+        match (self.read)(&connected.node, &snapshot) {
+            Ok(proxy) if proxy == *connected.proxy => {}
+            Ok(proxy) => connected.proxy = Arc::new(proxy),
+            Err(error) => tracing::warn!(%error, proxy = %connected.node.id, "node no longer makes sense"),
+        }
+        if let Some(classes) = families.classes_of(&connected.proxy) {
+            connected.classes = classes;
+        }
     }
 
     /// How far the connected proxies have come.
@@ -218,13 +275,8 @@ impl Distributor {
 
     fn register(&self, node: Node, peer: &Peer) -> Result<Registration, Refusal> {
         let Some(snapshot) = self.snapshots.borrow().clone() else {
-            return Err(Refusal::Unavailable(
-                "the configuration is not complete yet; try again".to_owned(),
-            ));
+            return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));
         };
-        let proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
-        authorize(&proxy, peer)?;
-        let classes = Arc::new(Classes::of(&snapshot, &proxy));
         let mut state = self.lock();
         let State {
             families,
@@ -232,7 +284,14 @@ impl Distributor {
             next,
         } = &mut *state;
         families.turn(&snapshot);
-        let (wanted, receiver) = watch::channel(families.wanted(&snapshot, &classes));
+        // Another stream may have turned to a newer one.
+        let snapshot = families.snapshot().cloned().unwrap_or(snapshot);
+        let proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
+        authorize(&proxy, peer)?;
+        let Some(classes) = families.classes_of(&proxy) else {
+            return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));
+        };
+        let (wanted, receiver) = watch::channel(families.wanted(&classes));
         let id = *next;
         *next += 1;
         let connected = Connected {

@@ -1,25 +1,67 @@
 //! Compiled sets by family and class, and built resources by input.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+mod memo;
 
-use lateen_compile::{Built, Classes, Family, Input, Scope, select};
-use lateen_model::{Diagnostic, Snapshot};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+
+use lateen_compile::facts::{EndpointFacts, InboundFacts, ListenerFacts, OutboundFacts};
+use lateen_compile::{Anew, Changes, Classes, Family, Input, Scope, Survey, names_of_hosts, select, select_hosts};
+use lateen_model::{Diagnostic, Proxy, Shared, Snapshot, content_hash};
 use lateen_names::ObjectRef;
-use lateen_xds::{Resource, ResourceSet, Wanted};
+use lateen_xds::{Difference, ResourceSet, Wanted};
+
+use memo::{Made, Memo};
 
 /// What every class holds as of one snapshot. Owned by one thread at a time; everything that it hands out is shared and
 /// immutable.
+///
+/// A snapshot costs what differs from the one before: of the classes in use, a set that nothing concerns stays as it is,
+/// of one that a few hosts concern these hosts' resources are selected anew, and only what is left is selected whole.
 #[derive(Default)]
 pub struct Families {
-    generation: u64,
-    /// Sets by family and facts, with the generation that last used them.
+    now: Option<Arc<Now>>,
+    before: Option<Arc<Snapshot>>,
+    /// What leads from the snapshot before to the present one.
+    changes: Arc<Changes>,
+    /// Snapshots turned to since [`Families::take_turns`].
+    turns: Vec<Turn>,
+    /// What classes see, by their outbound facts.
+    scopes: HashMap<Shared<OutboundFacts>, Seen>,
+    /// Sets by family and facts.
     sets: HashMap<Key, Held>,
-    /// Built resources by input.
-    built: HashMap<Input, (Arc<Made>, u64)>,
+    memo: Memo,
     /// What proxies with the same sets share.
-    wanted: HashMap<Classes, (Arc<Wanted>, u64)>,
+    wanted: HashMap<Classes, Joined>,
+    classes: HashMap<Classes, Arc<Classes>>,
+}
+
+struct Now {
+    snapshot: Arc<Snapshot>,
+    survey: Survey,
+    version: Arc<str>,
+}
+
+/// A step from one snapshot to the next, as far as proxies' classes depend on it.
+pub struct Turn {
+    changes: Arc<Changes>,
+    everybody: bool,
+}
+
+impl Turn {
+    /// Whether a proxy's Node has to be read anew, and its classes.
+    pub fn concerns(&self, proxy: &Proxy) -> bool {
+        self.everybody || self.changes.concern(proxy)
+    }
+}
+
+/// What a class sees of the present snapshot and of the one before.
+#[derive(Clone)]
+struct Seen {
+    scope: Arc<Scope>,
+    before: Option<Arc<Scope>>,
+    generation: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -28,92 +70,152 @@ struct Key {
     facts: Facts,
 }
 
-/// The facts of one family, as a key. Boxed whole: a hash alone could let two classes be taken for one.
+/// The facts of one family, as a key.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Facts {
-    Outbound(Arc<lateen_compile::facts::OutboundFacts>),
-    Listeners(Arc<lateen_compile::facts::ListenerFacts>),
-    Endpoints(Arc<lateen_compile::facts::EndpointFacts>),
-    Inbound(Arc<lateen_compile::facts::InboundFacts>),
+    Outbound(Shared<OutboundFacts>),
+    Listeners(Shared<ListenerFacts>),
+    Endpoints(Shared<EndpointFacts>),
+    Inbound(Shared<InboundFacts>),
 }
 
+/// A set, and the snapshot with which it was last found to be right.
 struct Held {
     set: ResourceSet,
+    /// Hash of the list of inputs that the set was selected as; `None` once some of it was selected anew.
+    selected: Option<u128>,
+    /// What came with findings.
+    noted: Vec<Arc<Made>>,
     generation: u64,
 }
 
-struct Made {
-    resource: Option<Arc<Resource>>,
-    diagnostics: Vec<Diagnostic>,
-    origins: Arc<[ObjectRef]>,
+/// What all proxies of a class hold, and the families' sets that it was joined from.
+struct Joined {
+    wanted: Arc<Wanted>,
+    parts: Vec<ResourceSet>,
+    generation: u64,
 }
 
 impl Families {
-    /// Turns to a snapshot. Sets that nobody has asked for since the last one are forgotten.
-    pub fn turn(&mut self, snapshot: &Snapshot) {
-        if snapshot.generation == self.generation {
+    /// Turns to a snapshot, unless a newer one is in force already. Sets that nobody has asked for since the last one are
+    /// forgotten.
+    pub fn turn(&mut self, snapshot: &Arc<Snapshot>) {
+        let last = self.generation();
+        if snapshot.generation <= last && self.now.is_some() {
             return;
         }
-        let last = self.generation;
         self.sets.retain(|_, held| held.generation == last);
-        self.built.retain(|_, (_, generation)| *generation == last);
-        self.wanted.retain(|_, (_, generation)| *generation == last);
-        self.generation = snapshot.generation;
-    }
-
-    /// The snapshot last turned to; 0 before the first.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Everything that proxies of these classes hold under the snapshot last turned to.
-    pub fn wanted(&mut self, snapshot: &Snapshot, classes: &Classes) -> Arc<Wanted> {
-        if let Some((wanted, generation)) = self.wanted.get(classes)
-            && *generation == self.generation
-        {
-            return Arc::clone(wanted);
-        }
-        let mut scope = None;
-        let mut by_type: HashMap<&'static str, Vec<ResourceSet>> = HashMap::new();
-        for family in Family::ALL {
-            let set = self.set(family, snapshot, classes, &mut scope);
-            by_type.entry(family.type_url()).or_default().push(set);
-        }
-        let sets = by_type
-            .into_iter()
-            .map(|(type_url, sets)| (Arc::from(type_url), joined(sets)))
-            .collect();
-        let sets = match self.wanted.get(classes) {
-            Some((previous, _)) => kept(previous, sets),
-            None => sets,
+        self.wanted.retain(|_, joined| joined.generation == last);
+        self.scopes.retain(|_, seen| seen.generation == last);
+        self.classes.retain(|_, classes| Arc::strong_count(classes) > 1);
+        self.memo.sweep();
+        let survey = match self.now.take() {
+            Some(now) => {
+                self.changes = Arc::new(Changes::between(&now.snapshot, snapshot));
+                let survey = now.survey.next(snapshot, &self.changes);
+                self.turns.push(Turn {
+                    changes: Arc::clone(&self.changes),
+                    everybody: !survey.classes_alike(&now.survey),
+                });
+                self.before = Some(Arc::clone(&now.snapshot));
+                survey
+            }
+            None => Survey::new(snapshot),
         };
-        let wanted = Arc::new(Wanted {
-            snapshot: snapshot.generation,
+        self.now = Some(Arc::new(Now {
+            snapshot: Arc::clone(snapshot),
+            survey,
             version: snapshot.generation.to_string().into(),
+        }));
+    }
+
+    /// The snapshot last turned to; `None` before the first.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.now.as_ref().map(|now| &now.snapshot)
+    }
+
+    /// Its number; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.snapshot().map_or(0, |snapshot| snapshot.generation)
+    }
+
+    /// The steps since the last call: whom none of them concerns has the classes that it had.
+    pub fn take_turns(&mut self) -> Vec<Turn> {
+        std::mem::take(&mut self.turns)
+    }
+
+    /// The classes of a proxy under the snapshot last turned to, shared by all proxies that have the same; `None` before
+    /// the first snapshot.
+    pub fn classes_of(&mut self, proxy: &Proxy) -> Option<Arc<Classes>> {
+        let now = self.now.as_ref()?;
+        let classes = Classes::read(&now.survey, &now.snapshot, proxy);
+        let known = self
+            .classes
+            .entry(classes)
+            .or_insert_with_key(|classes| Arc::new(classes.clone()));
+        Some(Arc::clone(known))
+    }
+
+    /// Everything that proxies of these classes hold under the snapshot last turned to; nothing before the first.
+    pub fn wanted(&mut self, classes: &Classes) -> Arc<Wanted> {
+        let Some(now) = self.now.clone() else {
+            return Arc::default();
+        };
+        let generation = now.snapshot.generation;
+        if let Some(joined) = self.wanted.get(classes)
+            && joined.generation == generation
+        {
+            return Arc::clone(&joined.wanted);
+        }
+        let seen = self.seen(&now, classes);
+        let one = |family| self.set(family, &now, classes, &seen);
+        let parts: Vec<ResourceSet> = Family::ALL.into_iter().map(one).collect();
+        let previous = self.wanted.get(classes);
+        let sets = Self::join(previous, &parts);
+        let wanted = Arc::new(Wanted {
+            snapshot: generation,
+            version: Arc::clone(&now.version),
             changed_at: None,
             sets,
         });
-        self.wanted
-            .insert(classes.clone(), (Arc::clone(&wanted), self.generation));
+        let joined = Joined {
+            wanted: Arc::clone(&wanted),
+            parts,
+            generation,
+        };
+        self.wanted.insert(classes.clone(), joined);
         wanted
+    }
+
+    /// The families' sets by type, on the structure of those of before.
+    fn join(previous: Option<&Joined>, parts: &[ResourceSet]) -> BTreeMap<Arc<str>, ResourceSet> {
+        let mut by_type: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+        for (place, family) in Family::ALL.into_iter().enumerate() {
+            by_type.entry(family.type_url()).or_default().push(place);
+        }
+        by_type
+            .into_iter()
+            .map(|(url, places)| {
+                let old = previous.and_then(|joined| Some((joined, joined.wanted.sets.get_key_value(url)?)));
+                let same = |joined: &Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
+                match old {
+                    Some((joined, (url, set))) if same(joined) => (Arc::clone(url), set.clone()),
+                    Some((_, (url, set))) => (Arc::clone(url), patched(set, union(parts, &places))),
+                    None => (url_of(url), union(parts, &places)),
+                }
+            })
+            .collect()
     }
 
     /// Which objects made the resource of a name, for a class; empty if there is no such resource.
     pub fn origins(&self, name: &str, family: Family) -> Arc<[ObjectRef]> {
-        let found = self.built.iter().find(|(input, (made, _))| {
-            family_of(input) == family.type_url()
-                && made.resource.as_ref().is_some_and(|resource| &*resource.name == name)
-        });
-        found.map_or_else(|| [].into(), |(_, (made, _))| Arc::clone(&made.origins))
+        self.memo.origins(family.type_url(), name)
     }
 
     /// Findings of all builds that are in use.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let mut all: Vec<Diagnostic> = self
-            .built
-            .values()
-            .flat_map(|(made, _)| made.diagnostics.iter().cloned())
-            .collect();
+        let noted = self.sets.values().flat_map(|held| &held.noted);
+        let mut all: Vec<Diagnostic> = noted.flat_map(|made| made.diagnostics.iter().cloned()).collect();
         all.sort();
         all.dedup();
         all
@@ -121,104 +223,139 @@ impl Families {
 
     /// How many sets and how many built resources are kept.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.sets.len(), self.built.len())
+        (self.sets.len(), self.memo.len())
     }
 
-    fn set(
-        &mut self,
-        family: Family,
-        snapshot: &Snapshot,
-        classes: &Classes,
-        scope: &mut Option<Scope>,
-    ) -> ResourceSet {
+    fn set(&mut self, family: Family, now: &Now, classes: &Classes, seen: &Seen) -> ResourceSet {
         let key = Key {
             family,
             facts: facts(family, classes),
         };
-        if let Some(held) = self.sets.get(&key)
-            && held.generation == self.generation
-        {
-            return held.set.clone();
-        }
-        let scope = scope.get_or_insert_with(|| Scope::new(snapshot, &classes.outbound));
-        let mut set = ResourceSet::new();
-        for input in select(family, snapshot, scope, classes) {
-            let made = self.build(input);
-            if let Some(resource) = &made.resource
-                && set.get(&resource.name).is_none()
-            {
-                set.insert(Arc::clone(resource));
+        let generation = now.snapshot.generation;
+        let anew = match self.sets.get_mut(&key) {
+            Some(held) if held.generation == generation => return held.set.clone(),
+            Some(held) => {
+                let anew = self.changes.anew(family, classes);
+                if anew == Anew::Nothing {
+                    held.generation = generation;
+                    return held.set.clone();
+                }
+                anew
             }
-        }
-        let set = match self.sets.get(&key) {
-            Some(held) => patched(&held.set, set),
-            None => set,
+            None => Anew::Everything,
         };
-        self.sets.insert(
-            key,
-            Held {
-                set: set.clone(),
-                generation: self.generation,
+        let held = match (anew, self.sets.remove(&key), self.before.clone(), &seen.before) {
+            (Anew::Hosts(hosts), Some(old), Some(before), Some(scope_before)) => {
+                let gone = names_of_hosts(family, &before, scope_before, classes, &hosts);
+                let inputs = select_hosts(family, &now.snapshot, &seen.scope, classes, &hosts);
+                Held {
+                    generation,
+                    ..self.replace(old, gone, &inputs)
+                }
+            }
+            (_, old, ..) => Held {
+                generation,
+                ..self.whole(old, &select(family, &now.snapshot, &seen.scope, classes))
             },
-        );
+        };
+        let set = held.set.clone();
+        self.sets.insert(key, held);
         set
     }
 
-    fn build(&mut self, input: Input) -> Arc<Made> {
-        let generation = self.generation;
-        if let Some((made, used)) = self.built.get_mut(&input) {
-            *used = generation;
-            return Arc::clone(made);
+    /// A set with these inputs' resources instead of those with the names.
+    fn replace(&mut self, old: Held, mut gone: BTreeSet<String>, inputs: &[Input]) -> Held {
+        let mut held = Held { selected: None, ..old };
+        held.noted
+            .retain(|made| made.name.as_ref().is_none_or(|name| !gone.contains(&**name)));
+        for input in inputs {
+            let (made, resource) = self.memo.build(content_hash(input), input);
+            if let Some(resource) = resource {
+                gone.remove(&*resource.name);
+                let known = held.set.get(&resource.name);
+                if known.is_none_or(|known| known.hash != resource.hash) {
+                    held.set.insert(resource);
+                }
+            }
+            if !made.diagnostics.is_empty() {
+                held.noted.push(made);
+            }
         }
-        let Built {
-            resource,
-            diagnostics,
-            origins,
-        } = input.build();
-        let resource = resource.map(|resource| {
-            Arc::new(Resource {
-                name: resource.name,
-                hash: resource.hash,
-                body: resource.bytes,
-            })
+        for name in gone {
+            if held.set.get(&name).is_some() {
+                held.set.remove(&name);
+            }
+        }
+        held
+    }
+
+    /// The set of all these inputs' resources; the first of a name wins.
+    fn whole(&mut self, old: Option<Held>, inputs: &[Input]) -> Held {
+        let hashes: Vec<u128> = inputs.iter().map(content_hash).collect();
+        let selected = Some(content_hash(&hashes));
+        let old = match old {
+            Some(old) if old.selected == selected => return old,
+            old => old,
+        };
+        let mut set = ResourceSet::new();
+        let mut noted = Vec::new();
+        for (hash, input) in hashes.into_iter().zip(inputs) {
+            let (made, resource) = self.memo.build(hash, input);
+            if let Some(resource) = resource
+                && set.get(&resource.name).is_none()
+            {
+                set.insert(resource);
+            }
+            if !made.diagnostics.is_empty() {
+                noted.push(made);
+            }
+        }
+        Held {
+            set: match &old {
+                Some(old) => patched(&old.set, set),
+                None => set,
+            },
+            selected,
+            noted,
+            generation: 0,
+        }
+    }
+
+    /// What a class sees now, and what it saw before where that is known.
+    fn seen(&mut self, now: &Now, classes: &Classes) -> Seen {
+        let generation = now.snapshot.generation;
+        let read = || Arc::new(Scope::within(&now.survey, &now.snapshot, &classes.outbound));
+        let anew = self.changes.scopes();
+        let seen = self.scopes.entry(classes.outbound.clone()).or_insert_with(|| Seen {
+            scope: read(),
+            before: None,
+            generation,
         });
-        let made = Arc::new(Made {
-            resource,
-            diagnostics,
-            origins,
-        });
-        self.built.insert(input, (Arc::clone(&made), generation));
-        made
+        if seen.generation != generation {
+            let before = Arc::clone(&seen.scope);
+            if anew {
+                seen.scope = read();
+            }
+            seen.before = Some(before);
+            seen.generation = generation;
+        }
+        seen.clone()
     }
 }
 
 fn facts(family: Family, classes: &Classes) -> Facts {
     match family {
         Family::OutboundClusters | Family::Routes | Family::Secrets | Family::NameTable | Family::Extensions => {
-            Facts::Outbound(Arc::new(classes.outbound.clone()))
+            Facts::Outbound(classes.outbound.clone())
         }
-        Family::OutboundListeners => Facts::Listeners(Arc::new(classes.listeners.clone())),
-        Family::Endpoints => Facts::Endpoints(Arc::new(classes.endpoints.clone())),
-        Family::InboundClusters | Family::InboundListeners => Facts::Inbound(Arc::new(classes.inbound.clone())),
-    }
-}
-
-fn family_of(input: &Input) -> &'static str {
-    match input {
-        Input::Patched(patched) => family_of(patched.inner()),
-        Input::Added(added) => added.type_url(),
-        Input::Cluster(_) => Family::OutboundClusters.type_url(),
-        Input::Endpoints(_) => Family::Endpoints.type_url(),
-        Input::Listener(_) => Family::OutboundListeners.type_url(),
-        Input::Routes(_) => Family::Routes.type_url(),
-        Input::NameTable(_) => Family::NameTable.type_url(),
-        Input::Secret(_) => Family::Secrets.type_url(),
+        Family::OutboundListeners => Facts::Listeners(classes.listeners.clone()),
+        Family::Endpoints => Facts::Endpoints(classes.endpoints.clone()),
+        Family::InboundClusters | Family::InboundListeners => Facts::Inbound(classes.inbound.clone()),
     }
 }
 
 /// The new content on the old structure, so that their difference costs what changed; the old one itself if equal.
 fn patched(old: &ResourceSet, new: ResourceSet) -> ResourceSet {
-    use lateen_xds::Difference;
     let mut patched = old.clone();
     for difference in old.diff(&new) {
         match difference {
@@ -232,9 +369,9 @@ fn patched(old: &ResourceSet, new: ResourceSet) -> ResourceSet {
 }
 
 /// Sets of several families of one type; the first of a name wins.
-fn joined(sets: Vec<ResourceSet>) -> ResourceSet {
-    let mut sets = sets.into_iter();
-    let mut all = sets.next().unwrap_or_default();
+fn union(parts: &[ResourceSet], places: &[usize]) -> ResourceSet {
+    let mut sets = places.iter().map(|&place| &parts[place]);
+    let mut all = sets.next().cloned().unwrap_or_default();
     for set in sets {
         for resource in set.iter() {
             if all.get(&resource.name).is_none() {
@@ -245,17 +382,17 @@ fn joined(sets: Vec<ResourceSet>) -> ResourceSet {
     all
 }
 
-/// The sets that a proxy had, where they did not change: then nobody needs to look at them.
-fn kept(
-    previous: &Wanted,
-    sets: std::collections::BTreeMap<Arc<str>, ResourceSet>,
-) -> std::collections::BTreeMap<Arc<str>, ResourceSet> {
-    sets.into_iter()
-        .map(|(type_url, set)| match previous.set(&type_url) {
-            Some(old) => (type_url, patched(old, set)),
-            None => (type_url, set),
-        })
-        .collect()
+/// Type URLs, of which every class holds some, are shared.
+fn url_of(url: &'static str) -> Arc<str> {
+    static URLS: OnceLock<BTreeMap<&'static str, Arc<str>>> = OnceLock::new();
+    let all = || {
+        Family::ALL
+            .into_iter()
+            .map(|family| (family.type_url(), Arc::from(family.type_url())))
+            .collect()
+    };
+    let known = URLS.get_or_init(all).get(url);
+    known.cloned().unwrap_or_else(|| Arc::from(url))
 }
 
 /// A short text that stands for a class in debug output.

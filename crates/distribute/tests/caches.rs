@@ -98,7 +98,7 @@ fn alone(snapshot: &Snapshot, proxy: &Proxy) -> Content {
 }
 
 fn through_caches(families: &mut Families, snapshot: &Snapshot, proxy: &Proxy) -> Content {
-    let wanted = families.wanted(snapshot, &Classes::of(snapshot, proxy));
+    let wanted = families.wanted(&Classes::of(snapshot, proxy));
     let resources = wanted
         .sets
         .iter()
@@ -203,9 +203,6 @@ fn proxies_of_a_class_share_what_they_hold() {
     );
     let (one, other) = (Classes::of(&snapshot, &one), Classes::of(&snapshot, &other));
     assert_eq!(one, other);
-    assert!(Arc::ptr_eq(
-        &families.wanted(&snapshot, &one),
-        &families.wanted(&snapshot, &other)
-    ));
+    assert!(Arc::ptr_eq(&families.wanted(&one), &families.wanted(&other)));
     assert_eq!(families.sizes().0, Family::ALL.len());
 }

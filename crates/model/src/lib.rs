@@ -30,4 +30,4 @@ pub use proxy::Proxy;
 pub use selector::{ExportTo, Labels, NamespaceSelector, Selector};
 pub use service::{Service, ServiceKey};
 pub use snapshot::Snapshot;
-pub use table::{Change, Shared, Table};
+pub use table::{Change, Shared, Table, content_hash};

@@ -19,7 +19,7 @@ impl<T: Hash> Shared<T> {
     /// Hashes and wraps the value.
     pub fn new(value: T) -> Self {
         Self {
-            hash: hash128(&value),
+            hash: content_hash(&value),
             value: Arc::new(value),
         }
     }
@@ -80,7 +80,7 @@ impl<T: Hash + Default> Default for Shared<T> {
 }
 
 /// A hash that is the same in every process for equal values (`xxh3`, seedless).
-fn hash128<T: Hash>(value: &T) -> u128 {
+pub fn content_hash<T: Hash + ?Sized>(value: &T) -> u128 {
     struct Wide(xxhash_rust::xxh3::Xxh3);
     impl Hasher for Wide {
         fn write(&mut self, bytes: &[u8]) {

@@ -23,8 +23,8 @@ use super::{metadata, policy, pool, stat, values};
 use crate::built::{Built, Resource};
 use crate::endpoint::destination_rule;
 use crate::facts::InboundFacts;
-use crate::names;
 use crate::scope::Rules;
+use crate::{Scope, names};
 
 /// What one cluster is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,7 +55,12 @@ enum Target {
 }
 
 /// Lists them: without a Sidecar's listeners one for every port that some service has here; else those listeners'.
-pub(crate) fn select(snapshot: &Snapshot, facts: &InboundFacts, settings: &Shared<Settings>) -> Vec<Inbound> {
+pub(crate) fn select(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &InboundFacts,
+    settings: &Shared<Settings>,
+) -> Vec<Inbound> {
     let sidecar = facts.sidecar.as_ref().and_then(|key| snapshot.sidecars.get(key));
     let listeners = sidecar.map(|sidecar| &sidecar.ingress[..]).unwrap_or_default();
     let world = World {
@@ -63,7 +68,7 @@ pub(crate) fn select(snapshot: &Snapshot, facts: &InboundFacts, settings: &Share
         facts,
         settings,
         sidecar: sidecar.map(|sidecar| &**sidecar),
-        rules: Rules::new(snapshot, &facts.namespace, &[]),
+        rules: &scope.common_rules,
     };
     if listeners.is_empty() {
         // Without interception the application holds these ports itself.
@@ -89,7 +94,7 @@ struct World<'a> {
     facts: &'a InboundFacts,
     settings: &'a Shared<Settings>,
     sidecar: Option<&'a Sidecar>,
-    rules: Rules,
+    rules: &'a Rules,
 }
 
 impl World<'_> {

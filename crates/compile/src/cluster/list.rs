@@ -1,6 +1,6 @@
 //! Which outbound clusters a class has, before anything of them is built.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_model::destination::{LbPolicy, SimpleLb, Subset, TrafficPolicy};
 use lateen_model::gateway::ServerTlsMode;
@@ -54,12 +54,18 @@ impl Listed<'_> {
     }
 }
 
-/// Lists outbound clusters: of each service the oldest first, of each port, the whole host and then its subsets.
+/// Lists outbound clusters: of each service (or of those of some hosts) the oldest first, of each port, the whole host and
+/// then its subsets.
 pub(crate) fn outbound<'a>(
     snapshot: &'a Snapshot,
     scope: &'a Scope,
     facts: &'a OutboundFacts,
+    hosts: Option<&BTreeSet<Hostname>>,
 ) -> impl Iterator<Item = Listed<'a>> {
+    let services: Vec<&Shared<Service>> = match hosts {
+        None => scope.services.iter().collect(),
+        Some(hosts) => hosts.iter().filter_map(|host| scope.service(host)).collect(),
+    };
     let kinds: &[bool] = match facts.kind {
         ProxyKind::Sidecar => &[false],
         ProxyKind::Router if passes_by_sni(snapshot, facts) => &[false, true],
@@ -71,13 +77,13 @@ pub(crate) fn outbound<'a>(
     kinds.iter().flat_map(move |&sni_dnat| {
         let ports = ports.clone();
         let wanted = wanted.clone();
-        scope
-            .services
-            .iter()
+        let services = services.clone();
+        services
+            .into_iter()
             .filter(move |service| {
                 service.resolution != Resolution::Alias
                     && !(sni_dnat && service.external)
-                    && scope.service(&service.host) == Some(service)
+                    && scope.service(&service.host) == Some(*service)
                     && wanted
                         .as_ref()
                         .is_none_or(|hosts| sni_dnat || hosts.contains(&service.host))

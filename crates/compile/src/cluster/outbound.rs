@@ -1,5 +1,6 @@
 //! Clusters that are called: one for every port of every service, and for every subset of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy::cluster as parts;
@@ -99,12 +100,13 @@ fn identities(service: &Service, snapshot: &Snapshot) -> Vec<Arc<str>> {
     all
 }
 
-/// Lists the clusters of a class, in order.
+/// Lists the clusters of a class, or those that lead to some hosts, in order.
 pub(crate) fn select(
     snapshot: &Snapshot,
     scope: &Scope,
     facts: &OutboundFacts,
     settings: &Shared<Settings>,
+    hosts: Option<&BTreeSet<Hostname>>,
 ) -> Vec<Outbound> {
     let peers = AllPeers::new(snapshot);
     let nowhere = (Locality::default(), lateen_model::Labels::new());
@@ -114,7 +116,7 @@ pub(crate) fn select(
         .map_or((&nowhere.0, &nowhere.1), |place| (&place.locality, &place.labels));
     let viewer = Viewer::new(snapshot, facts, (locality, labels, None), &peers);
     let mut target: Option<Shared<Target>> = None;
-    list::outbound(snapshot, scope, facts)
+    list::outbound(snapshot, scope, facts, hosts)
         .map(|listed| {
             let known = target
                 .take()

@@ -63,16 +63,23 @@ pub(super) struct HttpProxy {
 /// Name of the route table of [`HttpProxy`].
 const HTTP_PROXY_ROUTES: &str = "http_proxy";
 
+impl Outbound {
+    /// Whether some of it is read as HTTP.
+    pub(super) fn is_http(&self) -> bool {
+        self.routes.is_some()
+    }
+}
+
 pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Vec<Outbound> {
     let out = &facts.outbound;
     let fallback = fallback_cluster(outbound_policy(snapshot, scope));
-    plan::plan(snapshot, &scope.egress, out, &facts.addresses)
-        .into_iter()
+    plan::of_class(snapshot, scope, out, &facts.addresses)
+        .iter()
         .map(|planned| {
             let mut origins = BTreeSet::new();
             let mut chains: Vec<TcpChain> = Vec::new();
             for service in &planned.tcp {
-                for chain in tcp_chains(service, &planned, scope, out, &mut origins) {
+                for chain in tcp_chains(service, planned, scope, out, &mut origins) {
                     let taken = chains
                         .iter()
                         .any(|known| known.names == chain.names && known.ranges == chain.ranges);
@@ -87,11 +94,11 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) 
             };
             Outbound {
                 forwards,
-                addresses: planned.bind.addresses,
+                addresses: planned.bind.addresses.clone(),
                 port: planned.port,
                 to_port: planned.bind.to_port,
                 protocol: planned.http,
-                routes: planned.routes,
+                routes: planned.routes.clone(),
                 sniff_http: planned.sniff_http,
                 tcp: chains,
                 fallback: Arc::clone(&fallback),

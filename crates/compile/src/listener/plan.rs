@@ -3,6 +3,7 @@
 //! HTTP services share one listener per port and are told apart by virtual host. TCP services have a listener on their own
 //! address where they have one. Where both want the same listener, the protocol is sniffed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use lateen_model::service::{Protocol, Registry, Resolution};
 use lateen_model::sidecar::CaptureMode;
 use lateen_model::{Service, Shared, Snapshot};
 
+use crate::Scope;
 use crate::facts::OutboundFacts;
 use crate::scope::EgressScope;
 
@@ -77,8 +79,23 @@ pub(crate) struct Planned {
     locked: bool,
 }
 
+/// The outbound listeners of a class, for proxies with these addresses of their own.
+pub(crate) fn of_class<'a>(
+    snapshot: &Snapshot,
+    scope: &'a Scope,
+    facts: &OutboundFacts,
+    own: &[IpAddr],
+) -> Cow<'a, [Planned]> {
+    let planned = || plan(snapshot, &scope.egress, facts, own);
+    if own.is_empty() {
+        Cow::Borrowed(scope.planned.get_or_init(planned))
+    } else {
+        Cow::Owned(planned())
+    }
+}
+
 /// Plans all outbound listeners of a class, in the order of their addresses and ports.
-pub(crate) fn plan(snapshot: &Snapshot, egress: &[EgressScope], facts: &OutboundFacts, own: &[IpAddr]) -> Vec<Planned> {
+fn plan(snapshot: &Snapshot, egress: &[EgressScope], facts: &OutboundFacts, own: &[IpAddr]) -> Vec<Planned> {
     let mut plan = Plan {
         facts,
         listeners: BTreeMap::new(),

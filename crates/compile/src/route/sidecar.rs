@@ -27,8 +27,8 @@ const UNKNOWN_HOST_PORT: u16 = 80;
 /// One table for each name that the class's listeners ask for.
 pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<Input> {
     let mut tables: BTreeMap<Arc<str>, (usize, u16)> = BTreeMap::new();
-    for planned in plan::plan(snapshot, &scope.egress, facts, &[]) {
-        if let Some(name) = planned.routes {
+    for planned in plan::of_class(snapshot, scope, facts, &[]).iter() {
+        if let Some(name) = planned.routes.clone() {
             // A table has one name whichever listener asks for it; the egress listener that names the port decides.
             let chosen = (planned.egress, planned.port);
             let names_port = |egress: usize| {

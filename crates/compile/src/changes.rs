@@ -1,0 +1,259 @@
+//! What differs between two snapshots, and what of each family has to be selected anew for it.
+//!
+//! The rules here are about speed alone: whatever is selected anew although nothing of it changed comes out equal. A table
+//! that a family reads and that is missing here is a defect; the caches' property test looks for those.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use lateen_model::proxy::ProxyKind;
+use lateen_model::route::VirtualService;
+use lateen_model::service::{Protocol, Resolution};
+use lateen_model::{Change, Proxy, Service, Snapshot, Table};
+use lateen_names::{ClusterId, Hostname, ObjectKey};
+
+use crate::facts::{Classes, Family};
+use crate::listener::plan;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// Something changed that everything may depend on.
+    everything: bool,
+    /// Something changed that decides how proxies are read and classed.
+    classing: bool,
+    /// Hosts whose services differ.
+    services: BTreeSet<Hostname>,
+    /// Hosts whose endpoints differ.
+    endpoints: BTreeSet<Hostname>,
+    /// Whether endpoints differ by which listeners are planned.
+    planned_endpoints: bool,
+    /// Whether endpoints differ whose names proxies resolve.
+    named_endpoints: bool,
+    /// Whether some DestinationRule differs.
+    rules: bool,
+    /// Hosts of services whose DestinationRules differ.
+    ruled: BTreeSet<Hostname>,
+    /// Whether some VirtualService differs, and whether in more than routes of HTTP.
+    routes: bool,
+    l4_routes: bool,
+    peers: bool,
+    gateways: bool,
+    credentials: bool,
+    policies: BTreeSet<ObjectKey>,
+    telemetries: BTreeSet<ObjectKey>,
+    /// Addresses at which something else is served.
+    instances: BTreeSet<(ClusterId, IpAddr)>,
+    /// Pods that differ.
+    workloads: BTreeSet<(ClusterId, ObjectKey)>,
+}
+
+/// What of a set has to be selected anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Anew {
+    /// Nothing: it is equal.
+    Nothing,
+    /// What belongs to these hosts.
+    Hosts(BTreeSet<Hostname>),
+    /// All of it.
+    Everything,
+}
+
+impl Changes {
+    /// What leads from one snapshot to another; costs what changed.
+    pub fn between(old: &Snapshot, new: &Snapshot) -> Self {
+        let mut changes = Self {
+            everything: old.mesh != new.mesh
+                || old.network_gateways != new.network_gateways
+                || old.sidecars != new.sidecars
+                || old.envoy_filters != new.envoy_filters,
+            peers: old.peer_authentications != new.peer_authentications,
+            gateways: old.gateways != new.gateways,
+            credentials: old.credentials != new.credentials,
+            telemetries: keys(&new.telemetries, &old.telemetries),
+            policies: keys(&new.request_authentications, &old.request_authentications),
+            instances: keys(&new.instances, &old.instances),
+            workloads: keys(&new.workloads, &old.workloads),
+            ..Self::default()
+        };
+        changes
+            .policies
+            .extend(keys(&new.authorization_policies, &old.authorization_policies));
+        changes.classing = changes.everything
+            || changes.peers
+            || changes.gateways
+            || !changes.policies.is_empty()
+            || !changes.telemetries.is_empty();
+        for change in new.services.diff(&old.services) {
+            changes.services.insert(change.key().host.clone());
+            if let Change::Updated(_, old, new) = &change {
+                // Facts tell whether a proxy is an endpoint of a headless service.
+                changes.classing |= old.is_headless() != new.is_headless();
+            }
+        }
+        for change in new.endpoints.diff(&old.endpoints) {
+            let key = change.key();
+            changes.endpoints.insert(key.host.clone());
+            for services in [&old.services, &new.services] {
+                if let Some(service) = services.get(key) {
+                    changes.planned_endpoints |= plans_by_endpoints(service);
+                    changes.named_endpoints |=
+                        matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+                }
+            }
+        }
+        changes.compare_rules(old, new);
+        for change in new.virtual_services.diff(&old.virtual_services) {
+            let l4 = |route: &VirtualService| !route.tls.is_empty() || !route.tcp.is_empty();
+            changes.routes = true;
+            changes.l4_routes |= match change {
+                Change::Added(_, route) | Change::Removed(_, route) => l4(route),
+                Change::Updated(_, old, new) => l4(old) || l4(new),
+            };
+        }
+        changes
+    }
+
+    fn compare_rules(&mut self, old: &Snapshot, new: &Snapshot) {
+        let mut patterns: BTreeSet<&Hostname> = BTreeSet::new();
+        for change in new.destination_rules.diff(&old.destination_rules) {
+            match change {
+                Change::Added(_, rule) | Change::Removed(_, rule) => patterns.extend([&rule.host]),
+                Change::Updated(_, old, new) => patterns.extend([&old.host, &new.host]),
+            }
+        }
+        self.rules = !patterns.is_empty();
+        let (wild, exact): (Vec<&Hostname>, Vec<&Hostname>) = patterns.into_iter().partition(|host| host.is_wildcard());
+        self.ruled.extend(exact.into_iter().cloned());
+        if !wild.is_empty() {
+            let services = old.services.iter().chain(new.services.iter());
+            let hosts = services.map(|(key, _)| &key.host);
+            let covered = hosts.filter(|host| wild.iter().any(|pattern| pattern.covers(host)));
+            self.ruled.extend(covered.cloned());
+        }
+    }
+
+    /// Whether a proxy's Node has to be read anew, and its classes.
+    pub fn concern(&self, proxy: &Proxy) -> bool {
+        let served = |address: &IpAddr| self.instances.contains(&(proxy.cluster.clone(), *address));
+        let is_pod = |(cluster, pod): &(ClusterId, ObjectKey)| {
+            *cluster == proxy.cluster
+                && pod.namespace.as_ref() == Some(&proxy.namespace)
+                && *pod.name.as_str() == *proxy.name
+        };
+        self.classing
+            || (!self.instances.is_empty() && proxy.addresses.iter().any(served))
+            || self.workloads.iter().any(is_pod)
+    }
+
+    /// Whether what a class sees of the mesh has to be worked out anew.
+    pub fn scopes(&self) -> bool {
+        self.everything || self.services() || self.routes || self.rules || self.planned_endpoints
+    }
+
+    pub(crate) fn services(&self) -> bool {
+        !self.services.is_empty()
+    }
+
+    pub(crate) fn routes(&self) -> bool {
+        self.routes
+    }
+
+    pub(crate) fn rules(&self) -> bool {
+        self.everything || self.rules
+    }
+
+    pub(crate) fn traits(&self) -> bool {
+        self.everything || self.services() || self.named_endpoints || self.rules || self.routes
+    }
+
+    /// What of a family a class has to select anew.
+    pub fn anew(&self, family: Family, classes: &Classes) -> Anew {
+        let out = &classes.outbound;
+        let narrowed = out.sidecar.is_some();
+        let router = out.kind != ProxyKind::Sidecar;
+        let called = self.services() || self.routes || self.rules || self.gateways;
+        let everything = self.everything
+            || match family {
+                Family::OutboundClusters => {
+                    // Patches may be for whatever there is. What routes lead to widens what a Sidecar lets through.
+                    let any = self.services() || self.rules || !self.endpoints.is_empty();
+                    self.peers
+                        || (router && called)
+                        || (narrowed && self.routes)
+                        || (any && !out.envoy_filters.is_empty())
+                }
+                Family::Endpoints => self.peers || (router && called) || (narrowed && self.routes),
+                Family::OutboundListeners => {
+                    let policies = self.peers || !self.policies.is_empty();
+                    let telemetry = out.telemetries.iter().any(|key| self.telemetries.contains(key));
+                    self.services()
+                        || self.rules
+                        || self.l4_routes
+                        || self.planned_endpoints
+                        || telemetry
+                        || (router && (called || policies))
+                }
+                Family::Routes => called || self.planned_endpoints,
+                Family::InboundClusters | Family::InboundListeners => return self.inbound(family, classes),
+                Family::Secrets => self.rules || self.gateways || self.credentials,
+                Family::NameTable => {
+                    out.options.dns_capture && (self.services() || self.routes || !self.endpoints.is_empty())
+                }
+                Family::Extensions => false,
+            };
+        if everything {
+            return Anew::Everything;
+        }
+        match family {
+            Family::OutboundClusters | Family::Endpoints => {
+                let sets = [&self.services, &self.endpoints, &self.ruled];
+                let hosts: BTreeSet<Hostname> = sets.into_iter().flatten().cloned().collect();
+                if hosts.is_empty() {
+                    Anew::Nothing
+                } else {
+                    Anew::Hosts(hosts)
+                }
+            }
+            _ => Anew::Nothing,
+        }
+    }
+
+    fn inbound(&self, family: Family, classes: &Classes) -> Anew {
+        let facts = &classes.inbound;
+        let here = |hosts: &BTreeSet<Hostname>| {
+            !hosts.is_empty()
+                && facts
+                    .instances
+                    .iter()
+                    .any(|instance| hosts.contains(&instance.service.host))
+        };
+        let policies = &facts.policies;
+        let asked = policies.request.iter().chain(&policies.authorization);
+        let anew = match family {
+            Family::InboundClusters => here(&self.services) || here(&self.ruled),
+            // Policies may send requests to providers, which are services.
+            _ => {
+                let provided =
+                    self.services() && policies.authorization.iter().chain(&policies.request).next().is_some();
+                self.peers
+                    || provided
+                    || here(&self.services)
+                    || here(&self.ruled)
+                    || asked.clone().any(|key| self.policies.contains(key))
+                    || facts.telemetries.iter().any(|key| self.telemetries.contains(key))
+            }
+        };
+        if anew { Anew::Everything } else { Anew::Nothing }
+    }
+}
+
+/// Whether a service has listeners of its own for its endpoints.
+fn plans_by_endpoints(service: &Service) -> bool {
+    let bytes = |protocol: Protocol| plan::kind_of(protocol).is_some_and(|kind| kind != plan::Kind::Http);
+    service.resolution == Resolution::Passthrough && service.ports.iter().any(|port| bytes(port.protocol))
+}
+
+fn keys<K: Ord + Clone, T>(new: &Table<K, T>, old: &Table<K, T>) -> BTreeSet<K> {
+    new.diff(old).map(|change| change.key().clone()).collect()
+}
