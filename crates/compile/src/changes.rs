@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::VirtualService;
 use lateen_model::service::{Protocol, Resolution};
-use lateen_model::{Change, Proxy, Service, Snapshot, Table};
+use lateen_model::{Change, Proxy, Service, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Hostname, ObjectKey};
 
 use crate::facts::{Classes, Family};
 use crate::listener::plan;
+use crate::scope::destinations;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,8 @@ pub struct Changes {
     /// Whether some VirtualService differs, and whether in more than routes of HTTP.
     routes: bool,
     l4_routes: bool,
+    /// Hosts of VirtualServices that differ, or that lead to where rules differ; may be wildcards.
+    routed: BTreeSet<Hostname>,
     peers: bool,
     gateways: bool,
     credentials: bool,
@@ -106,10 +109,21 @@ impl Changes {
         for change in new.virtual_services.diff(&old.virtual_services) {
             let l4 = |route: &VirtualService| !route.tls.is_empty() || !route.tcp.is_empty();
             changes.routes = true;
-            changes.l4_routes |= match change {
-                Change::Added(_, route) | Change::Removed(_, route) => l4(route),
-                Change::Updated(_, old, new) => l4(old) || l4(new),
+            let versions: [Option<&VirtualService>; 2] = match change {
+                Change::Added(_, route) | Change::Removed(_, route) => [Some(route), None],
+                Change::Updated(_, old, new) => [Some(old), Some(new)],
             };
+            for route in versions.into_iter().flatten() {
+                changes.l4_routes |= l4(route);
+                changes.routed.extend(route.hosts.iter().cloned());
+            }
+        }
+        if changes.rules {
+            let leads = |route: &&Shared<VirtualService>| destinations(route).any(|host| changes.ruled.contains(host));
+            let led: Vec<_> = new.virtual_services.values().filter(leads).collect();
+            let hosts = led.into_iter().flat_map(|route| route.hosts.iter().cloned());
+            changes.routed.extend(hosts);
+            changes.routed.extend(changes.ruled.iter().cloned());
         }
         changes
     }
@@ -144,6 +158,11 @@ impl Changes {
         self.classing
             || (!self.instances.is_empty() && proxy.addresses.iter().any(served))
             || self.workloads.iter().any(is_pod)
+    }
+
+    /// Whether the services that classes see, and what follows from these alone, are the same.
+    pub fn leave_services(&self) -> bool {
+        !(self.everything || self.services() || self.planned_endpoints)
     }
 
     /// Whether what a class sees of the mesh has to be worked out anew.
@@ -194,7 +213,10 @@ impl Changes {
                         || telemetry
                         || (router && (called || policies))
                 }
-                Family::Routes => called || self.planned_endpoints,
+                Family::Routes | Family::VirtualHosts => {
+                    let whole = self.services() || self.planned_endpoints || narrowed;
+                    (whole || !out.capabilities.virtual_hosts) && (called || self.planned_endpoints)
+                }
                 Family::InboundClusters | Family::InboundListeners => return self.inbound(family, classes),
                 Family::Secrets => self.rules || self.gateways || self.credentials,
                 Family::NameTable => {
@@ -215,6 +237,7 @@ impl Changes {
                     Anew::Hosts(hosts)
                 }
             }
+            Family::Routes | Family::VirtualHosts if !self.routed.is_empty() => Anew::Hosts(self.routed.clone()),
             _ => Anew::Nothing,
         }
     }

@@ -248,7 +248,9 @@ pub(crate) fn patch(family: Family, snapshot: &Snapshot, classes: &Classes, inpu
             T::HttpRoute,
         ],
         Family::Routes => &[T::RouteConfiguration, T::VirtualHost, T::HttpRoute],
-        Family::Endpoints | Family::Secrets | Family::NameTable | Family::Extensions => return inputs,
+        Family::Endpoints | Family::VirtualHosts | Family::Secrets | Family::NameTable | Family::Extensions => {
+            return inputs;
+        }
     };
     let inbound = matches!(family, Family::InboundClusters | Family::InboundListeners);
     let filters = if inbound {
@@ -297,6 +299,19 @@ pub(crate) fn extensions(snapshot: &Snapshot, facts: &OutboundFacts) -> Vec<Inpu
         })
         .map(|applied| Input::Added(Added(applied)))
         .collect()
+}
+
+/// Whether patches may change the route tables of a sidecar's calls.
+pub(crate) fn change_routes(snapshot: &Snapshot, filters: &[FilterInForce]) -> bool {
+    in_force(snapshot, filters).any(|applied| {
+        let patch = &applied.patch;
+        let routes = [
+            PatchTarget::RouteConfiguration,
+            PatchTarget::VirtualHost,
+            PatchTarget::HttpRoute,
+        ];
+        routes.contains(&patch.target) && matches!(patch.context, PatchContext::Any | PatchContext::SidecarOutbound)
+    })
 }
 
 /// All patches that are for a proxy, in order of application.

@@ -33,6 +33,8 @@ pub enum Family {
     InboundListeners,
     /// Route tables.
     Routes,
+    /// Virtual hosts that come one by one.
+    VirtualHosts,
     /// Key material.
     Secrets,
     /// The name table.
@@ -43,7 +45,7 @@ pub enum Family {
 
 impl Family {
     /// All of them, in push order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::OutboundClusters,
         Self::InboundClusters,
         Self::Endpoints,
@@ -51,6 +53,7 @@ impl Family {
         Self::OutboundListeners,
         Self::InboundListeners,
         Self::Routes,
+        Self::VirtualHosts,
         Self::Secrets,
         Self::NameTable,
     ];
@@ -62,6 +65,7 @@ impl Family {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::OutboundListeners | Self::InboundListeners => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHosts => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
             Self::Secrets => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Extensions => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable",
@@ -280,7 +284,12 @@ impl Classes {
             interception: proxy.interception,
             dns_domain: Arc::clone(&proxy.dns_domain),
             options: proxy.options.clone(),
-            capabilities: proxy.capabilities,
+            capabilities: Capabilities {
+                // What patches change of virtual hosts they change in tables.
+                virtual_hosts: proxy.capabilities.virtual_hosts
+                    && !crate::envoyfilter::change_routes(snapshot, &envoy_filters),
+                ..proxy.capabilities
+            },
             config: proxy.config.clone(),
             sidecar: sidecar.clone(),
             rules: traits.selected_rules(proxy),
@@ -331,7 +340,10 @@ impl Classes {
                 families: proxy.families(),
                 interception: proxy.interception,
                 options: proxy.options.clone(),
-                capabilities: proxy.capabilities,
+                capabilities: Capabilities {
+                    virtual_hosts: false,
+                    ..proxy.capabilities
+                },
                 config: proxy.config.clone(),
                 sidecar,
                 instances,

@@ -51,6 +51,8 @@ pub enum Input {
     Listener(listener::Input),
     /// A route table.
     Routes(route::Input),
+    /// A virtual host that comes by itself.
+    VirtualHost(route::HostInput),
     /// The table of names that the agent's DNS proxy answers from.
     NameTable(nametable::Input),
     /// Key material of a gateway.
@@ -67,6 +69,7 @@ impl Input {
             Self::Endpoints(input) => input.build(),
             Self::Listener(input) => input.build(),
             Self::Routes(input) => input.build(),
+            Self::VirtualHost(input) => input.build(),
             Self::NameTable(input) => input.build(),
             Self::Secret(input) => input.build(),
         }
@@ -86,6 +89,10 @@ pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Clas
         Family::OutboundListeners => wrap(listener::outbound(snapshot, scope, &classes.listeners), Input::Listener),
         Family::InboundListeners => wrap(listener::inbound(snapshot, &classes.inbound), Input::Listener),
         Family::Routes => wrap(route::select(snapshot, scope, &classes.outbound), Input::Routes),
+        Family::VirtualHosts => wrap(
+            route::split_hosts(snapshot, scope, &classes.outbound),
+            Input::VirtualHost,
+        ),
         Family::NameTable => wrap(nametable::select(snapshot, scope, &classes.outbound), Input::NameTable),
         Family::Secrets => wrap(secret::select(snapshot, &classes.outbound), Input::Secret),
         Family::Extensions => envoyfilter::extensions(snapshot, &classes.outbound),
@@ -93,15 +100,16 @@ pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Clas
     envoyfilter::patch(family, snapshot, classes, inputs)
 }
 
-/// Lists of clusters or endpoints those that belong to some hosts. Patches do not come into it: who has any selects all.
+/// Lists of a family what belongs to some hosts; `None` where hosts cannot be looked at by themselves. Patches do not come
+/// into it: who has any selects all.
 pub fn select_hosts(
     family: Family,
     snapshot: &Snapshot,
     scope: &Scope,
     classes: &Classes,
     hosts: &BTreeSet<Hostname>,
-) -> Vec<Input> {
-    match family {
+) -> Option<Vec<Input>> {
+    let inputs = match family {
         Family::OutboundClusters => wrap(
             cluster::outbound_to(snapshot, scope, &classes.outbound, hosts),
             Input::Cluster,
@@ -110,24 +118,42 @@ pub fn select_hosts(
             endpoint::select(snapshot, scope, &classes.endpoints, Some(hosts)),
             Input::Endpoints,
         ),
-        _ => Vec::new(),
-    }
+        Family::Routes => wrap(
+            route::select_hosts(snapshot, scope, &classes.outbound, hosts)?.0,
+            Input::Routes,
+        ),
+        Family::VirtualHosts => wrap(
+            route::select_hosts(snapshot, scope, &classes.outbound, hosts)?.1,
+            Input::VirtualHost,
+        ),
+        _ => return None,
+    };
+    Some(inputs)
 }
 
-/// The names that clusters or endpoints of some hosts may have, whether all of them are there or not.
+/// The names that resources of some hosts may have, whether all of them are there or not; `None` as with
+/// [`select_hosts`].
 pub fn names_of_hosts(
     family: Family,
     snapshot: &Snapshot,
     scope: &Scope,
     classes: &Classes,
     hosts: &BTreeSet<Hostname>,
-) -> BTreeSet<String> {
+) -> Option<BTreeSet<String>> {
     match family {
         Family::OutboundClusters | Family::Endpoints => {
             let listed = cluster::list::outbound(snapshot, scope, &classes.outbound, Some(hosts));
-            listed.map(|listed| listed.name()).collect()
+            Some(listed.map(|listed| listed.name()).collect())
         }
-        _ => BTreeSet::new(),
+        Family::Routes => {
+            let (tables, _) = route::select_hosts(snapshot, scope, &classes.outbound, hosts)?;
+            Some(tables.iter().map(|table| table.name.to_string()).collect())
+        }
+        Family::VirtualHosts => {
+            let (_, hosts) = route::select_hosts(snapshot, scope, &classes.outbound, hosts)?;
+            Some(hosts.iter().map(route::HostInput::name).collect())
+        }
+        _ => None,
     }
 }
 

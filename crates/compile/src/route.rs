@@ -7,12 +7,15 @@ mod matching;
 mod select;
 mod sidecar;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_model::mesh::Mesh;
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Shared, Snapshot};
-use lateen_names::ObjectRef;
+use lateen_names::{Hostname, ObjectRef};
+use lateen_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use lateen_proto::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource};
 use lateen_proto::envoy::config::route::v3 as pb;
 
 use crate::Scope;
@@ -24,7 +27,7 @@ pub(crate) use http::inbound_route;
 pub use http::{RouteOrigin, Routes, VirtualHost};
 pub use select::{Resolved, RouteSource};
 pub(crate) use select::{resolve, source_applies};
-pub(crate) use sidecar::outbound_policy;
+pub(crate) use sidecar::{Tables, outbound_policy};
 
 /// Istio raises Envoy's limit for bodies of direct responses to one mebibyte.
 const MAX_DIRECT_BODY: u32 = 1024 * 1024;
@@ -38,8 +41,39 @@ pub struct Input {
     pub hosts: Vec<VirtualHost>,
     /// Whether ports in `:authority` are ignored.
     pub ignore_port: bool,
+    /// Whether there are more virtual hosts, which come one by one.
+    pub more: bool,
     /// Mesh-wide settings.
     pub mesh: Shared<Mesh>,
+}
+
+/// What a virtual host is made of that comes by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostInput {
+    /// Name of its table.
+    pub table: Arc<str>,
+    /// The virtual host.
+    pub host: VirtualHost,
+    /// Mesh-wide settings.
+    pub mesh: Shared<Mesh>,
+}
+
+impl HostInput {
+    /// The name of the resource: that of the table, a slash, that of the virtual host within the table.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.table, self.host.name)
+    }
+
+    /// Builds the virtual host. It bears the resource's name: Envoy ignores the removal of others.
+    pub fn build(&self) -> Built {
+        let name = self.name();
+        let host = pb::VirtualHost {
+            name: name.clone(),
+            ..self.host.build(&self.mesh)
+        };
+        let origins: Arc<[ObjectRef]> = self.host.origins().cloned().collect();
+        Built::new(Resource::encode(name, &host), origins)
+    }
 }
 
 impl Input {
@@ -51,6 +85,7 @@ impl Input {
             validate_clusters: Some(false),
             max_direct_response_body_size_bytes: Some(MAX_DIRECT_BODY),
             ignore_port_in_host_matching: self.ignore_port,
+            vhds: self.more.then(from_ads),
             ..Default::default()
         };
         Built {
@@ -63,6 +98,39 @@ impl Input {
     fn origins(&self) -> Arc<[ObjectRef]> {
         self.hosts.iter().flat_map(VirtualHost::origins).cloned().collect()
     }
+}
+
+/// Virtual hosts of a table come over the same stream.
+fn from_ads() -> pb::Vhds {
+    pb::Vhds {
+        config_source: Some(ConfigSource {
+            resource_api_version: ApiVersion::V3.into(),
+            config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+            ..Default::default()
+        }),
+    }
+}
+
+/// Lists the virtual hosts of a class that come one by one.
+pub(crate) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<HostInput> {
+    if sidecar::is_split(facts) {
+        sidecar::split_hosts(snapshot, scope, facts)
+    } else {
+        Vec::new()
+    }
+}
+
+/// What of a class's tables, and of the virtual hosts that come one by one, belongs to some hosts; `None` where hosts may
+/// not be looked at by themselves.
+pub(crate) fn select_hosts(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &OutboundFacts,
+    hosts: &BTreeSet<Hostname>,
+) -> Option<(Vec<Input>, Vec<HostInput>)> {
+    sidecar::is_split(facts)
+        .then(|| sidecar::some_hosts(snapshot, scope, facts, hosts))
+        .flatten()
 }
 
 /// Lists the route tables of a class.

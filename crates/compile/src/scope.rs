@@ -15,6 +15,7 @@ use lateen_names::{Hostname, Namespace};
 use crate::facts::OutboundFacts;
 use crate::listener;
 use crate::listener::plan::Planned;
+use crate::route::Tables;
 use crate::survey::Survey;
 pub use rules::{MergedRule, Rules};
 
@@ -44,9 +45,13 @@ pub struct Scope {
     /// The rules that hold for the callers' namespace whatever selects single workloads.
     pub(crate) common_rules: Arc<Rules>,
     /// The outbound listeners of proxies without addresses of their own, planned when first asked for.
-    pub(crate) planned: OnceLock<Vec<Planned>>,
+    pub(crate) planned: OnceLock<Arc<[Planned]>>,
     /// What these listeners hold.
     pub(crate) listeners: OnceLock<listener::Listed>,
+    /// Its route tables.
+    pub(crate) tables: OnceLock<Tables>,
+    /// Whether their virtual hosts are apart.
+    pub(crate) apart: OnceLock<bool>,
 }
 
 impl Scope {
@@ -97,6 +102,18 @@ impl Scope {
             services,
             planned: OnceLock::new(),
             listeners: OnceLock::new(),
+            tables: OnceLock::new(),
+            apart: OnceLock::new(),
+        }
+    }
+
+    /// Takes over from the scope before what follows from services and Sidecars alone, where nothing of these differs.
+    pub fn inherit(&self, before: &Self) {
+        if let Some(planned) = before.planned.get() {
+            let _ = self.planned.set(Arc::clone(planned));
+        }
+        if let Some(apart) = before.apart.get() {
+            let _ = self.apart.set(*apart);
         }
     }
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lateen_compile::{Classes, Family};
+use lateen_model::proxy::ProxyKind;
 use lateen_model::{Diagnostic, Proxy, Snapshot};
 use lateen_names::ObjectRef;
-use lateen_xds::{Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
+use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
 use tokio::sync::watch;
 
 use crate::families::{Families, class_name};
@@ -193,8 +194,13 @@ impl Distributor {
             return;
         };
         match (self.read)(&connected.node, &snapshot) {
-            Ok(proxy) if proxy == *connected.proxy => {}
-            Ok(proxy) => connected.proxy = Arc::new(proxy),
+            Ok(mut proxy) => {
+                // Once a proxy has tables whole it keeps them so: in between it would have none.
+                proxy.capabilities.virtual_hosts = connected.classes.outbound.capabilities.virtual_hosts;
+                if proxy != *connected.proxy {
+                    connected.proxy = Arc::new(proxy);
+                }
+            }
             Err(error) => tracing::warn!(%error, proxy = %connected.node.id, "node no longer makes sense"),
         }
         if let Some(classes) = families.classes_of(&connected.proxy) {
@@ -273,7 +279,7 @@ impl Distributor {
         lock(&self.state)
     }
 
-    fn register(&self, node: Node, peer: &Peer) -> Result<Registration, Refusal> {
+    fn register(&self, node: Node, peer: &Peer, dialect: Dialect) -> Result<Registration, Refusal> {
         let Some(snapshot) = self.snapshots.borrow().clone() else {
             return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));
         };
@@ -286,8 +292,9 @@ impl Distributor {
         families.turn(&snapshot);
         // Another stream may have turned to a newer one.
         let snapshot = families.snapshot().cloned().unwrap_or(snapshot);
-        let proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
+        let mut proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
         authorize(&proxy, peer)?;
+        proxy.capabilities.virtual_hosts = dialect == Dialect::Delta && proxy.kind == ProxyKind::Sidecar;
         let Some(classes) = families.classes_of(&proxy) else {
             return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));
         };
@@ -375,10 +382,10 @@ fn authorize(proxy: &Proxy, peer: &Peer) -> Result<(), Refusal> {
 impl Discovery for Distributor {
     type Subscription = Registration;
 
-    async fn connect(&self, node: Node, peer: &Peer) -> Result<Registration, Refusal> {
+    async fn connect(&self, node: Node, peer: &Peer, dialect: Dialect) -> Result<Registration, Refusal> {
         let this = self.clone();
         let peer = peer.clone();
-        tokio::task::spawn_blocking(move || this.register(node, &peer))
+        tokio::task::spawn_blocking(move || this.register(node, &peer, dialect))
             .await
             .map_err(|error| Refusal::Unavailable(format!("compilation failed: {error}")))?
     }

@@ -35,6 +35,18 @@ pub struct Families {
     /// What proxies with the same sets share.
     wanted: HashMap<Classes, Joined>,
     classes: HashMap<Classes, Arc<Classes>>,
+    work: Work,
+}
+
+/// How many sets were found to be right, one way or another, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Nothing concerned them.
+    pub kept: u64,
+    /// Some hosts' resources were selected anew.
+    pub by_hosts: u64,
+    /// They were selected whole.
+    pub whole: u64,
 }
 
 struct Now {
@@ -226,6 +238,11 @@ impl Families {
         (self.sets.len(), self.memo.len())
     }
 
+    /// What was done so far.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
     fn set(&mut self, family: Family, now: &Now, classes: &Classes, seen: &Seen) -> ResourceSet {
         let key = Key {
             family,
@@ -238,26 +255,31 @@ impl Families {
                 let anew = self.changes.anew(family, classes);
                 if anew == Anew::Nothing {
                     held.generation = generation;
+                    self.work.kept += 1;
                     return held.set.clone();
                 }
                 anew
             }
             None => Anew::Everything,
         };
-        let held = match (anew, self.sets.remove(&key), self.before.clone(), &seen.before) {
-            (Anew::Hosts(hosts), Some(old), Some(before), Some(scope_before)) => {
-                let gone = names_of_hosts(family, &before, scope_before, classes, &hosts);
-                let inputs = select_hosts(family, &now.snapshot, &seen.scope, classes, &hosts);
-                Held {
-                    generation,
-                    ..self.replace(old, gone, &inputs)
-                }
+        let replaced = match (&anew, &self.before, &seen.before) {
+            (Anew::Hosts(hosts), Some(before), Some(scope_before)) => {
+                let gone = names_of_hosts(family, before, scope_before, classes, hosts);
+                gone.zip(select_hosts(family, &now.snapshot, &seen.scope, classes, hosts))
             }
-            (_, old, ..) => Held {
-                generation,
-                ..self.whole(old, &select(family, &now.snapshot, &seen.scope, classes))
-            },
+            _ => None,
         };
+        let held = match (replaced, self.sets.remove(&key)) {
+            (Some((gone, inputs)), Some(old)) => {
+                self.work.by_hosts += 1;
+                self.replace(old, gone, &inputs)
+            }
+            (_, old) => {
+                self.work.whole += 1;
+                self.whole(old, &select(family, &now.snapshot, &seen.scope, classes))
+            }
+        };
+        let held = Held { generation, ..held };
         let set = held.set.clone();
         self.sets.insert(key, held);
         set
@@ -335,6 +357,9 @@ impl Families {
             let before = Arc::clone(&seen.scope);
             if anew {
                 seen.scope = read();
+                if self.changes.leave_services() {
+                    seen.scope.inherit(&before);
+                }
             }
             seen.before = Some(before);
             seen.generation = generation;
@@ -345,9 +370,12 @@ impl Families {
 
 fn facts(family: Family, classes: &Classes) -> Facts {
     match family {
-        Family::OutboundClusters | Family::Routes | Family::Secrets | Family::NameTable | Family::Extensions => {
-            Facts::Outbound(classes.outbound.clone())
-        }
+        Family::OutboundClusters
+        | Family::Routes
+        | Family::VirtualHosts
+        | Family::Secrets
+        | Family::NameTable
+        | Family::Extensions => Facts::Outbound(classes.outbound.clone()),
         Family::OutboundListeners => Facts::Listeners(classes.listeners.clone()),
         Family::Endpoints => Facts::Endpoints(classes.endpoints.clone()),
         Family::InboundClusters | Family::InboundListeners => Facts::Inbound(classes.inbound.clone()),

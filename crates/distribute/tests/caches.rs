@@ -76,7 +76,9 @@ fn proxies() -> Vec<Proxy> {
                 &[("istio", "ingressgateway")],
             ] {
                 let address = format!("10.0.{number}.{}", all.len() + 1);
-                all.push(proxy(ProxyKind::Sidecar, namespace, &address, zone, labels));
+                let mut sidecar = proxy(ProxyKind::Sidecar, namespace, &address, zone, labels);
+                sidecar.capabilities.virtual_hosts = number == 0;
+                all.push(sidecar);
                 all.push(proxy(ProxyKind::Router, namespace, &address, zone, labels));
             }
         }
@@ -141,6 +143,106 @@ proptest! {
             }
         }
     }
+}
+
+/// A mesh in which hosts have nothing to do with one another: services, routes and rules for them, each in some versions.
+fn plain_objects() -> Vec<Arc<Object>> {
+    let mut text = String::new();
+    for (number, namespace) in ["shop", "shop", "default", "default"].into_iter().enumerate() {
+        let host = format!("s{number}.{namespace}.svc.cluster.local");
+        let meta = format!("{{name: s{number}, namespace: {namespace}}}");
+        for port in ["http", "any"] {
+            text.push_str(&format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {meta}\nspec:\n  clusterIP: 10.1.0.{number}\n  selector: {{app: s{number}}}\n  \
+                 ports: [{{name: http, port: 80}}, {{name: {port}-more, port: 9000}}]\n"
+            ));
+        }
+        for last in [1, 2] {
+            text.push_str(&format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {{name: s{number}-x, namespace: {namespace}, \
+                 labels: {{kubernetes.io/service-name: s{number}}}}}\nports: [{{name: http, port: 80}}, {{name: any-more, port: 9000}}, {{name: http-more, port: 9000}}]\n\
+                 endpoints: [{{addresses: [10.2.{number}.{last}], conditions: {{ready: true}}}}]\n"
+            ));
+        }
+        for (subset, other) in [("v1", 0), ("v2", 3)] {
+            text.push_str(&format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {meta}\nspec:\n  hosts: [{host}]\n  http:\n  - match: [{{uri: {{prefix: /{subset}}}}}]\n    \
+                 route: [{{destination: {{host: {host}, subset: {subset}}}}}]\n  - route: [{{destination: {{host: s{other}.default.svc.cluster.local}}}}]\n"
+            ));
+        }
+        for key in ["{httpHeaderName: x-one}", "{useSourceIp: true}"] {
+            text.push_str(&format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {meta}\nspec:\n  host: {host}\n  trafficPolicy: {{loadBalancer: {{consistentHash: {key}}}}}\n  \
+                 subsets: [{{name: v1, labels: {{version: v1}}}}]\n"
+            ));
+        }
+    }
+    yaml::documents(&text)
+        .map(|document| {
+            let value = document.unwrap();
+            let group = value["apiVersion"].as_str().unwrap();
+            let group = group.split_once('/').map_or("", |(group, _)| group);
+            let kind = Kind::find(group, value["kind"].as_str().unwrap()).unwrap();
+            Arc::new(Object::decode(kind, &value).unwrap().value)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn hosts_by_themselves_change_no_byte(history in prop::collection::vec(prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.2)), 1..4), 1..12)) {
+        let objects = plain_objects();
+        let proxies: Vec<Proxy> = [("shop", "10.9.0.1"), ("default", "10.9.0.2")]
+            .into_iter()
+            .map(|(namespace, address)| {
+                let mut sidecar = proxy(ProxyKind::Sidecar, namespace, address, "r/z", &[("app", "s1")]);
+                sidecar.capabilities.virtual_hosts = true;
+                sidecar
+            })
+            .collect();
+        let mut index = Index::new(Settings::new("").unwrap());
+        index.apply(objects.iter().map(|object| event(object, false)).collect());
+        let mut families = Families::default();
+        for batch in std::iter::once(Vec::new()).chain(history) {
+            index.apply(batch.iter().map(|(which, delete)| event(which.get(&objects), *delete)).collect());
+            let snapshot = index.publish();
+            families.turn(&snapshot);
+            for proxy in &proxies {
+                prop_assert!(through_caches(&mut families, &snapshot, proxy) == alone(&snapshot, proxy), "{}", proxy.id);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_concerns_a_host_selects_that_host_alone() {
+    let objects = plain_objects();
+    let mut sidecar = proxy(ProxyKind::Sidecar, "shop", "10.9.0.1", "r/z", &[]);
+    sidecar.capabilities.virtual_hosts = true;
+    let mut index = Index::new(Settings::new("").unwrap());
+    index.apply(objects.iter().map(|object| event(object, false)).collect());
+    let mut families = Families::default();
+    let mut turn = |index: &mut Index| {
+        let before = families.work();
+        families.turn(&index.publish());
+        if let Some(classes) = families.classes_of(&sidecar) {
+            families.wanted(&classes);
+        }
+        let after = families.work();
+        (after.by_hosts - before.by_hosts, after.whole - before.whole)
+    };
+    assert_eq!(turn(&mut index), (0, Family::ALL.len() as u64));
+    let older = |kind: Kind| objects.iter().find(|object| object.kind() == kind).unwrap();
+    index.apply(vec![event(older(Kind::EndpointSlice), false)]);
+    // Clusters show what endpoints are, where these are names.
+    assert_eq!(turn(&mut index), (2, 0), "endpoints");
+    index.apply(vec![event(older(Kind::VirtualService), false)]);
+    assert_eq!(turn(&mut index), (2, 0), "tables and virtual hosts");
+    index.apply(vec![event(older(Kind::DestinationRule), false)]);
+    // Secrets and listeners show rules.
+    assert_eq!(turn(&mut index), (4, 2), "a rule");
 }
 
 /// A digest of everything that every proxy holds of the whole world, applied in some order.

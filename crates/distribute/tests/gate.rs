@@ -9,7 +9,7 @@ use lateen_lower::{Index, Settings, node::proxy_from_node};
 use lateen_model::Snapshot;
 use lateen_proto::{Struct, Value, value::Kind};
 use lateen_runtime::metrics::Metrics;
-use lateen_xds::{Discovery as _, Node, Peer, Refusal, Subscription as _};
+use lateen_xds::{Dialect, Discovery as _, Node, Peer, Refusal, Subscription as _};
 use tokio::sync::watch;
 
 fn gate() -> (watch::Sender<Option<Arc<Snapshot>>>, Distributor) {
@@ -48,10 +48,15 @@ fn peer(identity: &str) -> Peer {
 #[tokio::test]
 async fn nobody_is_served_before_all_sources_have_synced() {
     let (snapshots, distributor) = gate();
-    let early = distributor.connect(node("shop", None), &Peer::default()).await;
+    let early = distributor
+        .connect(node("shop", None), &Peer::default(), Dialect::Delta)
+        .await;
     assert!(matches!(early, Err(Refusal::Unavailable(_))));
     snapshots.send_replace(Some(snapshot()));
-    let served = distributor.connect(node("shop", None), &Peer::default()).await.unwrap();
+    let served = distributor
+        .connect(node("shop", None), &Peer::default(), Dialect::Delta)
+        .await
+        .unwrap();
     assert!(!served.wanted().borrow().sets.is_empty());
 }
 
@@ -65,11 +70,14 @@ async fn a_certificate_opens_only_its_own_configuration() {
         node("shop", Some("till")),
         node("istio-system", None),
     ] {
-        let refused = distributor.connect(forged.clone(), &cart).await;
+        let refused = distributor.connect(forged.clone(), &cart, Dialect::Delta).await;
         assert!(matches!(refused, Err(Refusal::Denied(_))), "{} was let in", forged.id);
     }
     assert!(distributor.proxies().is_empty());
-    let own = distributor.connect(node("shop", Some("cart")), &cart).await.unwrap();
+    let own = distributor
+        .connect(node("shop", Some("cart")), &cart, Dialect::Delta)
+        .await
+        .unwrap();
     assert_eq!(distributor.proxies().len(), 1);
     drop(own);
     assert!(distributor.proxies().is_empty());

@@ -11,7 +11,7 @@ use lateen_model::Snapshot;
 use lateen_names::ClusterId;
 use lateen_runtime::metrics::Metrics;
 use lateen_xds::types::CLUSTER;
-use lateen_xds::{Discovery as _, Event, Node, Peer, Subscription as _};
+use lateen_xds::{Dialect, Discovery as _, Event, Node, Peer, Subscription as _};
 use tokio::sync::watch;
 
 const SERVICE: &str =
@@ -63,7 +63,10 @@ async fn who_needs_no_byte_of_a_snapshot_has_it_as_soon_as_it_has_the_one_before
     let snapshot = first();
     let distributor = distributor(&snapshot);
     assert_eq!((distributor.progress().proxies, distributor.progress().settled), (0, 1));
-    let mut stream = distributor.connect(node(), &Peer::default()).await.unwrap();
+    let mut stream = distributor
+        .connect(node(), &Peer::default(), Dialect::Delta)
+        .await
+        .unwrap();
     let progress = distributor.progress();
     assert_eq!((progress.proxies, progress.settled, progress.behind), (1, 0, 1));
     assert_eq!(progress.behind_proxy.as_deref(), Some(node().id.as_str()));
@@ -84,7 +87,10 @@ async fn who_needs_no_byte_of_a_snapshot_has_it_as_soon_as_it_has_the_one_before
 async fn a_rejection_counts_while_the_same_content_is_wanted() {
     let snapshot = first();
     let distributor = distributor(&snapshot);
-    let mut stream = distributor.connect(node(), &Peer::default()).await.unwrap();
+    let mut stream = distributor
+        .connect(node(), &Peer::default(), Dialect::Delta)
+        .await
+        .unwrap();
     let wanted = stream.wanted().borrow().clone();
     let clusters = wanted.set(CLUSTER).unwrap();
     let cluster = clusters
@@ -106,7 +112,10 @@ async fn a_rejection_counts_while_the_same_content_is_wanted() {
     };
     assert_eq!((&*rejection.proxy, &*rejection.reason), (node().id.as_str(), "no"));
     // Another proxy's rejection of the same is the same news.
-    let mut other = distributor.connect(node(), &Peer::default()).await.unwrap();
+    let mut other = distributor
+        .connect(node(), &Peer::default(), Dialect::Delta)
+        .await
+        .unwrap();
     other.on_event(&rejected(cluster.hash));
     assert_eq!(distributor.progress().rejections.len(), 1);
     assert!(

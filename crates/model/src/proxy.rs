@@ -39,6 +39,8 @@ pub enum Interception {
 pub struct Capabilities {
     /// Istio's own filters are there (`istio.stats` and the rest), as in Istio's proxyv2.
     pub istio_filters: bool,
+    /// Virtual hosts can come one by one, beside their route tables (VHDS): so they do on streams that speak delta.
+    pub virtual_hosts: bool,
 }
 
 /// Environment-like metadata that changes configuration.

@@ -9,7 +9,7 @@ use lateen_proto::envoy::config::core::v3::Node;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::Wanted;
+use crate::{Dialect, Wanted};
 
 /// Who is at the other end of a connection. The listener puts it into the request's extensions; without it a peer is
 /// unknown.
@@ -26,12 +26,17 @@ pub trait Discovery: Send + Sync + 'static {
     /// What one stream holds on to while it lasts.
     type Subscription: Subscription;
 
-    /// Called once for a stream, with the Node of its first request. It may take as long as a first compilation; the
+    /// Called once for a stream, with the Node of its first request and the protocol that it speaks. It may take as long as a first compilation; the
     /// server bounds how many run at once. The watch's first value must be complete.
     ///
     /// # Errors
     /// The stream ends with the [`Refusal`]'s status.
-    fn connect(&self, node: Node, peer: &Peer) -> impl Future<Output = Result<Self::Subscription, Refusal>> + Send;
+    fn connect(
+        &self,
+        node: Node,
+        peer: &Peer,
+        dialect: Dialect,
+    ) -> impl Future<Output = Result<Self::Subscription, Refusal>> + Send;
 
     /// Answers a question about the control plane itself: what `istioctl` asks over a stream of its own, by types that
     /// begin with [`QUESTIONS`](crate::types::QUESTIONS). Called for every such request that is not an acknowledgement.

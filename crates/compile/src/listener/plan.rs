@@ -88,7 +88,7 @@ pub(crate) fn of_class<'a>(
 ) -> Cow<'a, [Planned]> {
     let planned = || plan(snapshot, &scope.egress, facts, own);
     if own.is_empty() {
-        Cow::Borrowed(scope.planned.get_or_init(planned))
+        Cow::Borrowed(scope.planned.get_or_init(|| planned().into()))
     } else {
         Cow::Owned(planned())
     }

@@ -32,6 +32,7 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) 
                 name,
                 hosts,
                 ignore_port: true,
+                more: false,
                 mesh: snapshot.mesh.clone(),
             }
         })

@@ -6,6 +6,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use lateen_model::proxy::ProxyKind;
 use lateen_model::route::GatewayRef;
 use lateen_model::route::{Semantics, VirtualService};
 use lateen_model::service::{Port, Registry, Resolution};
@@ -13,9 +14,9 @@ use lateen_model::sidecar::OutboundPolicy;
 use lateen_model::{Service, Shared, Snapshot};
 use lateen_names::{Hostname, Namespace};
 
-use super::Input;
 use super::http::{Routes, VirtualHost, fallback};
 use super::select::{RouteSource, service_hash};
+use super::{HostInput, Input};
 use crate::facts::OutboundFacts;
 use crate::listener::plan;
 use crate::scope::EgressScope;
@@ -24,8 +25,129 @@ use crate::{Scope, names};
 /// Hosts of VirtualServices that no service has are served on the standard port only.
 const UNKNOWN_HOST_PORT: u16 = 80;
 
+/// The route tables of a class.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    all: Vec<Table>,
+    /// Whether no two virtual hosts wanted the same domain: then each can be made without regard to the others.
+    apart: bool,
+}
+
+#[derive(Debug)]
+struct Table {
+    name: Arc<str>,
+    /// Whether one sniffed service has it to itself.
+    sniffed: bool,
+    hosts: Vec<VirtualHost>,
+}
+
+/// Whether virtual hosts come one by one. Patches want tables whole.
+pub(super) fn is_split(facts: &OutboundFacts) -> bool {
+    facts.kind == ProxyKind::Sidecar && facts.capabilities.virtual_hosts
+}
+
 /// One table for each name that the class's listeners ask for.
 pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<Input> {
+    let split = is_split(facts);
+    let fallback = || fallback(outbound_policy(snapshot, scope), attempt_count(facts));
+    tables(snapshot, scope, facts)
+        .all
+        .iter()
+        .map(|table| {
+            let more = split && !table.sniffed && !table.hosts.is_empty();
+            let mut hosts = if more { Vec::new() } else { table.hosts.clone() };
+            if !table.sniffed {
+                hosts.push(fallback());
+            }
+            Input {
+                name: Arc::clone(&table.name),
+                hosts,
+                ignore_port: true,
+                more,
+                mesh: snapshot.mesh.clone(),
+            }
+        })
+        .collect()
+}
+
+/// The virtual hosts of tables that many services share.
+pub(super) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<HostInput> {
+    let shared = tables(snapshot, scope, facts).all.iter().filter(|table| !table.sniffed);
+    shared
+        .flat_map(|table| {
+            table.hosts.iter().map(|host| HostInput {
+                table: Arc::clone(&table.name),
+                host: host.clone(),
+                mesh: snapshot.mesh.clone(),
+            })
+        })
+        .collect()
+}
+
+/// What of a class's routes belongs to some hosts: the tables that single services have to themselves, and virtual hosts of
+/// the others. `None` where other hosts may have a say: where a Sidecar or a wildcard chooses, where a host has no service,
+/// where virtual hosts are not known to be apart, or where one of them would come or go.
+pub(super) fn some_hosts(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &OutboundFacts,
+    only: &BTreeSet<Hostname>,
+) -> Option<(Vec<Input>, Vec<HostInput>)> {
+    let [entry] = scope.egress.as_slice() else { return None };
+    let wild = |route: &Shared<VirtualService>| route.hosts.iter().any(|host| host.is_wildcard());
+    let known = only.iter().all(|host| scope.service(host).is_some());
+    if entry.egress.is_some() || !known || scope.apart.get() != Some(&true) || entry.virtual_services.iter().any(wild) {
+        return None;
+    }
+    let (mut tables, mut inputs) = (Vec::new(), Vec::new());
+    for (name, (_, port)) in named(snapshot, scope, facts) {
+        let expected = only
+            .iter()
+            .filter_map(|host| scope.service(host))
+            .filter(|service| service.resolution != Resolution::Alias)
+            .flat_map(|service| &service.ports)
+            .filter(|p| (port == 0 || p.number == port) && routable(p))
+            .count();
+        if expected == 0 {
+            continue;
+        }
+        let (hosts, _) = virtual_hosts(entry, port, scope, facts, Some(only));
+        if hosts.len() != expected {
+            return None;
+        }
+        if is_sniffed(&name, port) {
+            let hosts = sniffed_hosts(&hosts, &name);
+            if !hosts.is_empty() {
+                tables.push(Input {
+                    name,
+                    hosts,
+                    ignore_port: true,
+                    more: false,
+                    mesh: snapshot.mesh.clone(),
+                });
+            }
+            continue;
+        }
+        inputs.extend(hosts.into_iter().map(|host| HostInput {
+            table: Arc::clone(&name),
+            host,
+            mesh: snapshot.mesh.clone(),
+        }));
+    }
+    Some((tables, inputs))
+}
+
+fn tables<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &OutboundFacts) -> &'a Tables {
+    scope.tables.get_or_init(|| {
+        let tables = make_tables(snapshot, scope, facts);
+        // An inherited finding is about the same services.
+        let _ = scope.apart.set(tables.apart);
+        tables
+    })
+}
+
+/// The names of the tables, each with the egress entry and the port that decide what is in it.
+fn named(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> BTreeMap<Arc<str>, (usize, u16)> {
     let mut tables: BTreeMap<Arc<str>, (usize, u16)> = BTreeMap::new();
     for planned in plan::of_class(snapshot, scope, facts, &[]).iter() {
         if let Some(name) = planned.routes.clone() {
@@ -41,26 +163,32 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) 
             }
         }
     }
-    let mut by_port: BTreeMap<(usize, u16), Vec<VirtualHost>> = BTreeMap::new();
-    let mut inputs = Vec::new();
-    for (name, (egress, port)) in tables {
-        let hosts = by_port
+    tables
+}
+
+fn is_sniffed(name: &str, port: u16) -> bool {
+    name.parse::<u16>().is_err() && port != 0
+}
+
+fn make_tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Tables {
+    let mut by_port: BTreeMap<(usize, u16), (Vec<VirtualHost>, bool)> = BTreeMap::new();
+    let mut all = Vec::new();
+    for (name, (egress, port)) in named(snapshot, scope, facts) {
+        let (hosts, _) = by_port
             .entry((egress, port))
-            .or_insert_with(|| virtual_hosts(&scope.egress[egress], port, scope, facts));
-        let sniffed = name.parse::<u16>().is_err() && port != 0;
+            .or_insert_with(|| virtual_hosts(&scope.egress[egress], port, scope, facts, None));
+        let sniffed = is_sniffed(&name, port);
         let hosts = if sniffed {
             sniffed_hosts(hosts, &name)
         } else {
-            shared_hosts(hosts, snapshot, scope, facts)
+            hosts.clone()
         };
-        inputs.push(Input {
-            name,
-            hosts,
-            ignore_port: true,
-            mesh: snapshot.mesh.clone(),
-        });
+        all.push(Table { name, sniffed, hosts });
     }
-    inputs
+    Tables {
+        apart: by_port.values().all(|(_, apart)| *apart),
+        all,
+    }
 }
 
 /// A sniffed service has a listener of its own, so whatever host is asked for, it is meant.
@@ -75,13 +203,6 @@ fn sniffed_hosts(hosts: &[VirtualHost], table: &str) -> Vec<VirtualHost> {
         only.domains = vec!["*".into()];
     }
     own
-}
-
-fn shared_hosts(hosts: &[VirtualHost], snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<VirtualHost> {
-    let mut all = hosts.to_vec();
-    let policy = outbound_policy(snapshot, scope);
-    all.push(fallback(policy, attempt_count(facts)));
-    all
 }
 
 pub(crate) fn outbound_policy<'a>(snapshot: &'a Snapshot, scope: &'a Scope) -> &'a OutboundPolicy {
@@ -102,10 +223,22 @@ struct OnPort<'a> {
     ports: Vec<&'a Port>,
 }
 
-/// Virtual hosts of a port (0: of all ports, for a Unix socket), sorted by name.
-fn virtual_hosts(entry: &EgressScope, port: u16, scope: &Scope, facts: &OutboundFacts) -> Vec<VirtualHost> {
+/// Virtual hosts of a port (0: of all ports, for a Unix socket), sorted by name, and whether they are apart; of all hosts or
+/// of some.
+fn virtual_hosts(
+    entry: &EgressScope,
+    port: u16,
+    scope: &Scope,
+    facts: &OutboundFacts,
+    only: Option<&BTreeSet<Hostname>>,
+) -> (Vec<VirtualHost>, bool) {
     let mut services: BTreeMap<&Hostname, OnPort<'_>> = BTreeMap::new();
-    for service in &entry.services {
+    let candidates: Vec<&Shared<Service>> = match only {
+        None => entry.services.iter().collect(),
+        // Without a Sidecar an entry's services are the scope's.
+        Some(hosts) => hosts.iter().filter_map(|host| scope.service(host)).collect(),
+    };
+    for service in candidates {
         let ports: Vec<&Port> = service.ports.iter().filter(|p| port == 0 || p.number == port).collect();
         let chosen = scope
             .service(&service.host)
@@ -114,7 +247,7 @@ fn virtual_hosts(entry: &EgressScope, port: u16, scope: &Scope, facts: &Outbound
             services.insert(&service.host, OnPort { service, ports });
         }
     }
-    let owners = owners(entry, &services, port, &facts.namespace);
+    let owners = owners(entry, &services, (port, only.is_some()), &facts.namespace);
     let mut made = Maker::new(facts, port, &services);
     for route in &entry.virtual_services {
         let Some((unknown, known)) = owners.get(&route.origin.key) else {
@@ -162,7 +295,7 @@ fn virtual_hosts(entry: &EgressScope, port: u16, scope: &Scope, facts: &Outbound
         }
     }
     made.hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    made.hosts
+    (made.hosts, made.apart)
 }
 
 fn routable(port: &Port) -> bool {
@@ -181,11 +314,11 @@ type Owned<'a> = (Vec<&'a Hostname>, Vec<&'a Hostname>);
 /// Which VirtualService speaks for which host: its hosts without service, and its services. A wildcard speaks for every
 /// service that it covers and no more specific VirtualService names; of equally specific ones the first wins.
 /// The Gateway API's routes to services of other namespaces hold for clients of their own namespace only, for these before
-/// all others.
+/// all others. With `some`, `services` are only some of those that there are.
 fn owners<'a>(
     entry: &'a EgressScope,
     services: &BTreeMap<&'a Hostname, OnPort<'a>>,
-    port: u16,
+    (port, some): (u16, bool),
     client: &Namespace,
 ) -> BTreeMap<lateen_names::ObjectKey, Owned<'a>> {
     let mut owners: BTreeMap<_, Owned<'a>> = BTreeMap::new();
@@ -217,6 +350,7 @@ fn owners<'a>(
                         owned.1.push(host);
                     }
                 }
+                None if some => {}
                 None => owned.0.push(host),
             }
         }
@@ -260,6 +394,8 @@ struct Maker<'a> {
     names: HashSet<Arc<str>>,
     domains: HashSet<Arc<str>>,
     hosts: Vec<VirtualHost>,
+    /// Whether nobody wanted what another had.
+    apart: bool,
 }
 
 impl<'a> Maker<'a> {
@@ -272,6 +408,7 @@ impl<'a> Maker<'a> {
             names: HashSet::new(),
             domains: HashSet::new(),
             hosts: Vec::new(),
+            apart: true,
         }
     }
 
@@ -298,6 +435,7 @@ impl<'a> Maker<'a> {
     fn add(&mut self, host: &Hostname, port: u16, domains: Vec<Arc<str>>, short: Vec<Arc<str>>, routes: Routes) {
         let name: Arc<str> = format!("{}:{port}", bracketed(host)).into();
         if !self.names.insert(Arc::clone(&name)) {
+            self.apart = false;
             return;
         }
         let with_port = |domain: Arc<str>| {
@@ -314,6 +452,8 @@ impl<'a> Maker<'a> {
             let domain = with_port(domain);
             if !shadows && self.domains.insert(domain.to_ascii_lowercase().into()) {
                 own.push(domain);
+            } else {
+                self.apart = false;
             }
         }
         if !own.is_empty() {

@@ -6,7 +6,7 @@ use lateen_distribute::Distributor;
 use lateen_proto::Any;
 use lateen_runtime::admin::elsewhere;
 use lateen_xds::types::QUESTIONS;
-use lateen_xds::{Discovery, NamedAny, Node, Peer, Question, Refusal};
+use lateen_xds::{Dialect, Discovery, NamedAny, Node, Peer, Question, Refusal};
 use tower::ServiceExt as _;
 
 use super::access::Caller;
@@ -24,8 +24,8 @@ pub(crate) struct Steering {
 impl Discovery for Steering {
     type Subscription = <Distributor as Discovery>::Subscription;
 
-    async fn connect(&self, node: Node, peer: &Peer) -> Result<Self::Subscription, Refusal> {
-        self.distributor.connect(node, peer).await
+    async fn connect(&self, node: Node, peer: &Peer, dialect: Dialect) -> Result<Self::Subscription, Refusal> {
+        self.distributor.connect(node, peer, dialect).await
     }
 
     async fn inspect(&self, question: Question, peer: &Peer) -> Result<Vec<NamedAny>, Refusal> {

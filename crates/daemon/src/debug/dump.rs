@@ -17,6 +17,7 @@ use lateen_proto::envoy::admin::v3::{
 };
 use lateen_proto::envoy::config::core::v3::DataSource;
 use lateen_proto::envoy::config::core::v3::data_source::Specifier;
+use lateen_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
 use lateen_xds::types;
 use prost::Message as _;
@@ -155,12 +156,29 @@ fn endpoints(proxy: &ConnectedProxy, version: &str) -> Any {
     })
 }
 
+/// Route tables as Envoy shows them: with their virtual hosts, whichever way these came.
+fn tables(proxy: &ConnectedProxy) -> impl Iterator<Item = Any> {
+    let hosts = proxy.wanted.set(types::VIRTUAL_HOST);
+    resources(proxy, types::ROUTE).into_iter().map(move |(name, body)| {
+        let prefix = format!("{name}/");
+        let mut more = hosts.iter().flat_map(|hosts| hosts.with_prefix(&prefix)).peekable();
+        let table = RouteConfiguration::decode(body.value.as_slice());
+        let (Ok(mut table), Some(_)) = (table, more.peek()) else {
+            return body;
+        };
+        table.virtual_hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        let decoded = more.filter_map(|host| VirtualHost::decode(host.body.clone()).ok());
+        table.virtual_hosts.extend(decoded);
+        lateen_proto::any(&table)
+    })
+}
+
 fn routes_secrets_extensions(proxy: &ConnectedProxy, version: &str) -> [Any; 3] {
     let of = |url: &str| resources(proxy, url).into_iter();
     let version = || version.to_owned();
     let routes = RoutesConfigDump {
-        dynamic_route_configs: of(types::ROUTE)
-            .map(|(_, body)| DynamicRouteConfig {
+        dynamic_route_configs: tables(proxy)
+            .map(|body| DynamicRouteConfig {
                 version_info: version(),
                 route_config: Some(body),
                 ..DynamicRouteConfig::default()

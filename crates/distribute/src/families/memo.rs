@@ -114,6 +114,7 @@ fn type_url(input: &Input) -> &'static str {
         Input::Endpoints(_) => Family::Endpoints.type_url(),
         Input::Listener(_) => Family::OutboundListeners.type_url(),
         Input::Routes(_) => Family::Routes.type_url(),
+        Input::VirtualHost(_) => Family::VirtualHosts.type_url(),
         Input::NameTable(_) => Family::NameTable.type_url(),
         Input::Secret(_) => Family::Secrets.type_url(),
     }

@@ -170,6 +170,8 @@ pub fn proxy_from_node(node: &Node, snapshot: &Snapshot) -> Result<Proxy, NodeEr
         options: metadata.options(snapshot),
         capabilities: Capabilities {
             istio_filters: node.extensions.iter().any(|extension| extension.name == "istio.stats"),
+            // The stream decides, not the Node.
+            virtual_hosts: false,
         },
         pod_ports: metadata.pod_ports(),
         namespace,

@@ -183,10 +183,14 @@ where
         let shared = &self.shared;
         let node_id: Arc<str> = Arc::from(&*node.id);
         let (cluster_id, proxy_version) = (metadata(&node, "CLUSTER_ID"), metadata(&node, "ISTIO_VERSION"));
-        let subscription = shared.discovery.connect(node, &self.peer).await.map_err(|refusal| {
-            tracing::warn!(node = %node_id, peer = ?self.peer.identity, error = %refusal, "refused a proxy");
-            Status::from(refusal)
-        })?;
+        let subscription = shared
+            .discovery
+            .connect(node, &self.peer, self.dialect)
+            .await
+            .map_err(|refusal| {
+                tracing::warn!(node = %node_id, peer = ?self.peer.identity, error = %refusal, "refused a proxy");
+                Status::from(refusal)
+            })?;
         let mut watch = subscription.wanted();
         let wanted = Arc::clone(&watch.borrow_and_update());
         let id = shared.sessions.next_id();

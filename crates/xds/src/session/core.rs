@@ -372,8 +372,8 @@ impl Core {
         }
     }
 
-    /// Has the virtual hosts of route tables that are new to the proxy sent after them: those that came before were lost,
-    /// though acknowledged. A virtual host is named `<table>/<virtual host>`.
+    /// Has the virtual hosts of route tables sent after them: those that came before a table that is new, or that had none
+    /// until now, were lost, though acknowledged. A virtual host is named `<table>/<virtual host>`.
     fn fill_tables(&mut self, batch: &Batch) {
         let Some(hosts) = self.wanted.set(VIRTUAL_HOST) else {
             return;
@@ -381,7 +381,7 @@ impl Core {
         let Some(state) = self.types.iter_mut().find(|state| &*state.url == VIRTUAL_HOST) else {
             return;
         };
-        for change in batch.changes.iter().filter(|change| change.is_new()) {
+        for change in batch.changes.iter().filter(|change| change.resource.is_some()) {
             for host in hosts.with_prefix(&format!("{}/", change.name)) {
                 state.resend(&host.name);
             }

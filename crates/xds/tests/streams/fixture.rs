@@ -9,8 +9,8 @@ use lateen_proto::envoy::config::core::v3::Node;
 use lateen_runtime::metrics::Metrics;
 use lateen_runtime::{Drain, Shutdown};
 use lateen_xds::{
-    AdsService, Discovery, Event, NamedAny, Peer, Question, Refusal, Resource, SessionRecord, Sessions, Settings,
-    Subscription, Wanted, XdsMetrics,
+    AdsService, Dialect, Discovery, Event, NamedAny, Peer, Question, Refusal, Resource, SessionRecord, Sessions,
+    Settings, Subscription, Wanted, XdsMetrics,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -56,7 +56,7 @@ impl World {
 impl Discovery for World {
     type Subscription = WorldSubscription;
 
-    async fn connect(&self, node: Node, _: &Peer) -> Result<WorldSubscription, Refusal> {
+    async fn connect(&self, node: Node, _: &Peer, _: Dialect) -> Result<WorldSubscription, Refusal> {
         match &*node.id {
             "stranger" => Err(Refusal::Denied("namespace is not the certificate's".to_owned())),
             "panics" => panic!("connect"),

@@ -10,7 +10,7 @@ use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Discove
 use lateen_proto::{Struct, Value, value::Kind};
 use lateen_xds::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET};
 use lateen_xds::{
-    AdsClient, ClientState, Discovery, Event, Peer, Refusal, Resource, SessionRecord, Settings, Subscription,
+    AdsClient, ClientState, Dialect, Discovery, Event, Peer, Refusal, Resource, SessionRecord, Settings, Subscription,
     SyncState, Wanted,
 };
 use tokio::sync::{mpsc, watch};
@@ -338,7 +338,7 @@ struct Silent(watch::Receiver<Arc<Wanted>>);
 impl Discovery for Slow {
     type Subscription = Silent;
 
-    async fn connect(&self, _: Node, _: &Peer) -> Result<Silent, Refusal> {
+    async fn connect(&self, _: Node, _: &Peer, _: Dialect) -> Result<Silent, Refusal> {
         self.most
             .fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         for _ in 0..20 {
