@@ -1,8 +1,9 @@
 //! Connected proxies, and what each is told to hold.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lateen_compile::{Classes, Family};
 use lateen_model::proxy::ProxyKind;
@@ -32,6 +33,10 @@ struct State {
     proxies: BTreeMap<u64, Connected>,
     next: u64,
 }
+
+/// Shortest and longest time between a push and the next.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 const NOT_COMPLETE: &str = "the configuration is not complete yet; try again";
 
@@ -72,6 +77,11 @@ impl Push {
     }
 }
 
+/// How long to wait after a push that took so long to compile.
+fn pause(push: Duration) -> Duration {
+    (push * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+}
+
 fn same_sets(one: &Arc<Wanted>, other: &Arc<Wanted>) -> bool {
     Arc::ptr_eq(one, other)
         || (one.sets.len() == other.sets.len()
@@ -92,8 +102,8 @@ struct Connected {
     wanted: watch::Sender<Arc<Wanted>>,
     /// The snapshot with which its resources last changed: later ones ask nothing of it.
     changed: u64,
-    /// The newest snapshot that it said it holds.
-    settled: u64,
+    /// The newest snapshot that it said it holds. The stream writes it without waiting for a compilation.
+    settled: Arc<AtomicU64>,
     /// What it rejected: hash and its words, by type and name. It counts while the same content is wanted.
     rejected: BTreeMap<TypeAndName, (u64, Arc<str>)>,
 }
@@ -134,7 +144,10 @@ impl Distributor {
         }
     }
 
-    /// Pushes every new snapshot to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
+    /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
+    ///
+    /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
+    /// had time to go out, and are pushed together.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();
         while snapshots.changed().await.is_ok() {
@@ -147,6 +160,7 @@ impl Distributor {
             if let Err(error) = pushed {
                 tracing::error!(%error, "compiling a snapshot failed; proxies keep what they have");
             }
+            tokio::time::sleep(pause(noticed.elapsed())).await;
         }
     }
 
@@ -301,13 +315,14 @@ impl Distributor {
         let (wanted, receiver) = watch::channel(families.wanted(&classes));
         let id = *next;
         *next += 1;
+        let settled = Arc::new(AtomicU64::new(0));
         let connected = Connected {
             node: Arc::new(node),
             proxy: Arc::new(proxy),
             classes,
             wanted,
             changed: snapshot.generation,
-            settled: 0,
+            settled: Arc::clone(&settled),
             rejected: BTreeMap::new(),
         };
         proxies.insert(id, connected);
@@ -319,6 +334,7 @@ impl Distributor {
         Ok(Registration {
             id,
             receiver,
+            settled,
             state: Arc::clone(&self.state),
             moved: self.moved.clone(),
             proxies: self.metrics.proxies.clone(),
@@ -329,10 +345,11 @@ impl Distributor {
 impl Connected {
     /// The newest snapshot that it holds completely, or needed no byte of.
     fn settled(&self) -> u64 {
-        if self.settled >= self.changed {
-            self.wanted.borrow().snapshot.max(self.settled)
+        let settled = self.settled.load(Ordering::Relaxed);
+        if settled >= self.changed {
+            self.wanted.borrow().snapshot.max(settled)
         } else {
-            self.settled
+            settled
         }
     }
 
@@ -395,6 +412,7 @@ impl Discovery for Distributor {
 pub struct Registration {
     id: u64,
     receiver: watch::Receiver<Arc<Wanted>>,
+    settled: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
     moved: watch::Sender<()>,
     proxies: prometheus::IntGauge,
@@ -408,9 +426,7 @@ impl Subscription for Registration {
     fn on_event(&mut self, event: &Event) {
         match event {
             Event::Settled { snapshot } => {
-                if let Some(connected) = lock(&self.state).proxies.get_mut(&self.id) {
-                    connected.settled = connected.settled.max(*snapshot);
-                }
+                self.settled.fetch_max(*snapshot, Ordering::Relaxed);
                 self.moved.send_replace(());
             }
             Event::Rejected {
