@@ -38,7 +38,7 @@ pub struct Input {
     /// Name of the table: `80`, `host:80`, `http.80`, `https.443.https.gateway.namespace`.
     pub name: Arc<str>,
     /// Virtual hosts in order.
-    pub hosts: Vec<VirtualHost>,
+    pub hosts: Vec<Arc<VirtualHost>>,
     /// Whether ports in `:authority` are ignored.
     pub ignore_port: bool,
     /// Whether there are more virtual hosts, which come one by one.
@@ -53,7 +53,7 @@ pub struct HostInput {
     /// Name of its table.
     pub table: Arc<str>,
     /// The virtual host.
-    pub host: VirtualHost,
+    pub host: Arc<VirtualHost>,
     /// Mesh-wide settings.
     pub mesh: Shared<Mesh>,
 }
@@ -96,7 +96,7 @@ impl Input {
     }
 
     fn origins(&self) -> Arc<[ObjectRef]> {
-        self.hosts.iter().flat_map(VirtualHost::origins).cloned().collect()
+        self.hosts.iter().flat_map(|host| host.origins()).cloned().collect()
     }
 }
 

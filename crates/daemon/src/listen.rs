@@ -29,6 +29,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long an answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is kept of a response that the peer does not take, in bytes for each stream. When a mesh connects at once there are
+/// thousands of these.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Binds a listener.
 pub(crate) async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
@@ -213,6 +216,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(128)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(64 * 1024);
     builder
 }

@@ -33,6 +33,10 @@ use crate::debug::{Access, Debug, Steering};
 use crate::sockets::{Services, Sockets};
 use crate::trust::Trust;
 
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// More than any agent's request.
 const CA_REQUEST_LIMIT: usize = 64 * 1024;
 

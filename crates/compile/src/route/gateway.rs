@@ -28,6 +28,7 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) 
         .into_iter()
         .map(|(name, servers)| {
             let hosts = virtual_hosts(&servers, &routes, scope, facts);
+            let hosts = hosts.into_iter().map(Arc::new).collect();
             Input {
                 name,
                 hosts,

@@ -38,7 +38,7 @@ struct Table {
     name: Arc<str>,
     /// Whether one sniffed service has it to itself.
     sniffed: bool,
-    hosts: Vec<VirtualHost>,
+    hosts: Vec<Arc<VirtualHost>>,
 }
 
 /// Whether virtual hosts come one by one. Patches want tables whole.
@@ -57,7 +57,7 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) 
             let more = split && !table.sniffed && !table.hosts.is_empty();
             let mut hosts = if more { Vec::new() } else { table.hosts.clone() };
             if !table.sniffed {
-                hosts.push(fallback());
+                hosts.push(Arc::new(fallback()));
             }
             Input {
                 name: Arc::clone(&table.name),
@@ -77,7 +77,7 @@ pub(super) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFa
         .flat_map(|table| {
             table.hosts.iter().map(|host| HostInput {
                 table: Arc::clone(&table.name),
-                host: host.clone(),
+                host: Arc::clone(host),
                 mesh: snapshot.mesh.clone(),
             })
         })
@@ -171,7 +171,7 @@ fn is_sniffed(name: &str, port: u16) -> bool {
 }
 
 fn make_tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Tables {
-    let mut by_port: BTreeMap<(usize, u16), (Vec<VirtualHost>, bool)> = BTreeMap::new();
+    let mut by_port: BTreeMap<(usize, u16), (Vec<Arc<VirtualHost>>, bool)> = BTreeMap::new();
     let mut all = Vec::new();
     for (name, (egress, port)) in named(snapshot, scope, facts) {
         let (hosts, _) = by_port
@@ -192,15 +192,15 @@ fn make_tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Tab
 }
 
 /// A sniffed service has a listener of its own, so whatever host is asked for, it is meant.
-fn sniffed_hosts(hosts: &[VirtualHost], table: &str) -> Vec<VirtualHost> {
+fn sniffed_hosts(hosts: &[Arc<VirtualHost>], table: &str) -> Vec<Arc<VirtualHost>> {
     let host = table.rsplit_once(':').map_or(table, |(host, _)| host);
-    let mut own: Vec<VirtualHost> = hosts
+    let mut own: Vec<Arc<VirtualHost>> = hosts
         .iter()
         .filter(|vh| vh.domains.iter().any(|domain| **domain == *host || **domain == *table))
         .cloned()
         .collect();
     if let [only] = own.as_mut_slice() {
-        only.domains = vec!["*".into()];
+        Arc::make_mut(only).domains = vec!["*".into()];
     }
     own
 }
@@ -231,7 +231,7 @@ fn virtual_hosts(
     scope: &Scope,
     facts: &OutboundFacts,
     only: Option<&BTreeSet<Hostname>>,
-) -> (Vec<VirtualHost>, bool) {
+) -> (Vec<Arc<VirtualHost>>, bool) {
     let mut services: BTreeMap<&Hostname, OnPort<'_>> = BTreeMap::new();
     let candidates: Vec<&Shared<Service>> = match only {
         None => entry.services.iter().collect(),
@@ -295,7 +295,7 @@ fn virtual_hosts(
         }
     }
     made.hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    (made.hosts, made.apart)
+    (made.hosts.into_iter().map(Arc::new).collect(), made.apart)
 }
 
 fn routable(port: &Port) -> bool {
@@ -390,7 +390,7 @@ fn owners<'a>(
 struct Maker<'a> {
     facts: &'a OutboundFacts,
     port: u16,
-    known: HashSet<String>,
+    known: HashSet<&'a str>,
     names: HashSet<Arc<str>>,
     domains: HashSet<Arc<str>>,
     hosts: Vec<VirtualHost>,
@@ -399,8 +399,8 @@ struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    fn new(facts: &'a OutboundFacts, port: u16, services: &BTreeMap<&Hostname, OnPort<'_>>) -> Self {
-        let known = services.keys().map(|host| host.to_string()).collect();
+    fn new(facts: &'a OutboundFacts, port: u16, services: &BTreeMap<&'a Hostname, OnPort<'a>>) -> Self {
+        let known = services.keys().map(|host| host.as_str()).collect();
         Self {
             facts,
             port,
@@ -450,7 +450,12 @@ impl<'a> Maker<'a> {
             // A short name must not take the place of a service that is really called so.
             let shadows = short.contains(&domain) && self.known.contains(&*domain);
             let domain = with_port(domain);
-            if !shadows && self.domains.insert(domain.to_ascii_lowercase().into()) {
+            let lower = if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                domain.to_ascii_lowercase().into()
+            } else {
+                Arc::clone(&domain)
+            };
+            if !shadows && self.domains.insert(lower) {
                 own.push(domain);
             } else {
                 self.apart = false;

@@ -19,7 +19,7 @@ pub(crate) struct Requests<B> {
 const PREFIX: usize = 5;
 
 /// A buffer that grew beyond this is given back.
-const KEPT: usize = 64 * 1024;
+const KEPT: usize = 4 * 1024;
 
 impl<B> Requests<B>
 where
