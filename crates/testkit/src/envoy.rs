@@ -45,8 +45,21 @@ impl Envoy {
     /// # Errors
     /// When it cannot be started, or ends.
     pub async fn gateway(binary: &Path, ads: SocketAddr, directory: &Path) -> Result<Self> {
+        Self::start(binary, &gateway(ads), directory).await
+    }
+
+    /// The same for a sidecar in the namespace `shop` whose application connects to it of its own accord: its listeners
+    /// for calls are on loopback.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends.
+    pub async fn sidecar(binary: &Path, ads: SocketAddr, directory: &Path) -> Result<Self> {
+        Self::start(binary, &sidecar(ads), directory).await
+    }
+
+    async fn start(binary: &Path, bootstrap: &Value, directory: &Path) -> Result<Self> {
         let file = directory.join("bootstrap.json");
-        std::fs::write(&file, gateway(ads).to_string())?;
+        std::fs::write(&file, bootstrap.to_string())?;
         let told = directory.join("admin");
         let mut command = Command::new(binary);
         command.arg("-c").arg(&file).arg("--admin-address-path").arg(&told);
@@ -135,6 +148,24 @@ fn gateway(ads: SocketAddr) -> Value {
             "INSTANCE_IPS": Ipv4Addr::LOCALHOST.to_string(), "SERVICE_ACCOUNT": "gateway",
             "LABELS": {"istio": GATEWAY_LABEL, "app": "gateway"}, "WORKLOAD_NAME": "gateway", "MESH_ID": "cluster.local",
             "ISTIO_VERSION": "1.32.0",
+        },
+    });
+    bootstrap(
+        &node,
+        &socket((Ipv4Addr::LOCALHOST, 0).into()),
+        "DELTA_GRPC",
+        &[("xds-grpc", socket(ads))],
+    )
+}
+
+fn sidecar(ads: SocketAddr) -> Value {
+    let node = json!({
+        "id": format!("sidecar~{}~caller.shop~shop.svc.cluster.local", Ipv4Addr::LOCALHOST),
+        "cluster": "caller.shop",
+        "metadata": {
+            "NAME": "caller", "NAMESPACE": "shop", "CLUSTER_ID": "Kubernetes", "INTERCEPTION_MODE": "NONE",
+            "INSTANCE_IPS": Ipv4Addr::LOCALHOST.to_string(), "SERVICE_ACCOUNT": "caller",
+            "LABELS": {"app": "caller"}, "WORKLOAD_NAME": "caller", "MESH_ID": "cluster.local", "ISTIO_VERSION": "1.32.0",
         },
     });
     bootstrap(
