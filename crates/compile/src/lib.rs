@@ -28,6 +28,7 @@ use lateen_model::{Proxy, Snapshot};
 
 pub use built::{Built, Resource};
 pub use facts::{Classes, Family};
+pub use listener::security::key_sources;
 pub use scope::Scope;
 
 /// What one resource is made of. Two equal inputs build equal bytes, in any process.

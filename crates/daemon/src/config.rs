@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use lateen_names::{Namespace, ServiceAccount, TrustDomain};
 
 use crate::request::RequestArgs;
@@ -108,6 +109,29 @@ pub(crate) struct Config {
     /// File with that issuer's public keys (JWKS).
     #[arg(long, value_name = "FILE", env = "LATEEN_TOKEN_JWKS", requires = "token_issuer")]
     pub token_jwks: Option<PathBuf>,
+
+    /// How often the keys of token issuers are fetched again that RequestAuthentications name.
+    #[arg(long, value_name = "DURATION", env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", default_value = "20m", value_parser = duration)]
+    pub jwks_refresh: std::time::Duration,
+
+    /// Address ranges from which no keys are fetched, besides loopback, link-local addresses, metadata services of clouds
+    /// and the API server.
+    #[arg(long = "jwks-blocked", value_name = "CIDR", env = "BLOCKED_CIDRS_IN_JWKS_URIS", value_delimiter = ',', value_parser = range)]
+    pub jwks_blocked: Vec<IpNet>,
+
+    /// Address ranges from which keys are fetched although it would be refused, as for an issuer on this machine.
+    #[arg(long = "jwks-permitted", value_name = "CIDR", env = "LATEEN_JWKS_PERMITTED", value_delimiter = ',', value_parser = range)]
+    pub jwks_permitted: Vec<IpNet>,
+
+    /// File with roots, besides the system's, that vouch for issuers whose keys are fetched over https. Used when it
+    /// exists.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LATEEN_JWKS_ROOTS",
+        default_value = "/cacerts/extra.pem"
+    )]
+    pub jwks_roots: PathBuf,
 
     /// Audiences of which tokens must name one; repeatable.
     #[arg(long = "token-audience", value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = lateen_ca::TOKEN_AUDIENCE)]
@@ -240,6 +264,15 @@ fn account(text: &str) -> Result<(Namespace, ServiceAccount), String> {
     let namespace = Namespace::new(namespace).map_err(|error| error.to_string())?;
     let name = ServiceAccount::new(name).map_err(|error| error.to_string())?;
     Ok((namespace, name))
+}
+
+/// A range, or a single address.
+fn range(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let range = text
+        .parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+    range.map_err(|_| format!("`{text}` is no address range, such as 10.0.0.0/8"))
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, humantime::DurationError> {

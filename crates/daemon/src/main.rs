@@ -14,6 +14,7 @@ mod trust;
 mod version;
 mod webhooks;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -62,6 +63,10 @@ async fn run(config: Config) -> Result<()> {
     };
     let levels = logging::init(format, &format!("{CLIENT_LOG},{}", config.log))?;
     let cluster = cluster::connect_to(&config).await?;
+    let api_server = match &cluster {
+        Some(_) => lateen_sources::kube::api_server(config.kubeconfig.as_deref()).await,
+        None => BTreeSet::new(),
+    };
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();
     metrics.add_process()?;
@@ -73,7 +78,7 @@ async fn run(config: Config) -> Result<()> {
         Some(client) => trust::open_in_cluster(&config, client.clone(), &metrics, &supervisor).await?,
         None => trust::open(&config, &metrics, &supervisor)?,
     };
-    let pipeline = pipeline::start(&config, cluster.clone(), &supervisor, &readiness, &metrics)?;
+    let pipeline = pipeline::start(&config, cluster.clone(), api_server, &supervisor, &readiness, &metrics)?;
     let distributor = Distributor::new(
         pipeline.snapshots.clone(),
         Box::new(|node, snapshot| {
