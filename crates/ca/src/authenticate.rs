@@ -405,7 +405,7 @@ impl From<&AuthError> for Status {
     }
 }
 
-fn peer_certificates(extensions: &Extensions) -> Option<PeerCertificates> {
+pub(crate) fn peer_certificates(extensions: &Extensions) -> Option<PeerCertificates> {
     extensions.get::<PeerCertificates>().cloned().or_else(|| {
         let certificates = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.peer_certs()?;
         Some(PeerCertificates(certificates.iter().cloned().collect()))

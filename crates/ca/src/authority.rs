@@ -6,7 +6,7 @@ mod self_signed;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lateen_names::{Hostname, Namespace, SpiffeId, TrustDomain};
 use lateen_pki::{CaFileError, Chain, Csr, IssueError, KeyError, Serial, SigningCa, TrustBundle, Validity};
@@ -413,6 +413,16 @@ impl CertificateAuthority {
                 warn!(%error, "the CA's regular work failed");
             }
         }
+    }
+
+    /// Counts lines of the audit log that could not be written.
+    #[must_use]
+    pub fn audit_lost(&self) -> prometheus::IntCounter {
+        self.0.metrics.audit_lost.clone()
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        (self.0.clock)()
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -1,7 +1,7 @@
 //! `istio.v1.auth.IstioCertificateService`: what every agent calls.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use lateen_names::SpiffeId;
 use lateen_pki::{Csr, IssueError};
@@ -13,9 +13,11 @@ use lateen_proto::value::Kind;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
-use crate::authenticate::{Authenticator, Caller, Proof, claimed_subject};
+use crate::audit::{AuditLog, Record, rfc3339};
+use crate::authenticate::{Authenticator, Caller, Proof, claimed_subject, peer_certificates};
 use crate::authority::{CertificateAuthority, Issued};
 use crate::impersonate::{ImpersonationError, NodeAuthorizer};
+use crate::limits::{Asking, Gate, Limits};
 
 /// The largest message that is read: a request of [`Csr::MAX_BYTES`] with room for metadata.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -23,12 +25,23 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// The metadata field by which a node proxy asks for the certificate of a workload on its node.
 const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
 
+/// The trailer that tells a gRPC client when to try again (gRPC's retry design, A6).
+const RETRY_AFTER: &str = "grpc-retry-pushback-ms";
+
 /// The certificate service.
 #[derive(Clone)]
 pub struct CertificateService {
     authority: CertificateAuthority,
     authenticator: Arc<Authenticator>,
     nodes: Option<Arc<dyn NodeAuthorizer>>,
+    gate: Arc<Gate>,
+    audit: AuditLog,
+}
+
+/// A request that is refused: what its caller is told, and why.
+struct Refusal {
+    status: Status,
+    reason: &'static str,
 }
 
 impl CertificateService {
@@ -39,6 +52,8 @@ impl CertificateService {
             authority,
             authenticator,
             nodes: None,
+            gate: Arc::new(Gate::new(Limits::default())),
+            audit: AuditLog::default(),
         }
     }
 
@@ -49,25 +64,59 @@ impl CertificateService {
         self
     }
 
+    /// Answers callers this often.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.gate = Arc::new(Gate::new(limits));
+        self
+    }
+
+    /// Writes down every certificate and every refusal.
+    #[must_use]
+    pub fn with_audit(mut self, audit: AuditLog) -> Self {
+        self.audit = audit;
+        self
+    }
+
     /// As a gRPC service, with its limit on messages.
     #[must_use]
     pub fn into_server(self) -> IstioCertificateServiceServer<Self> {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    async fn caller(&self, request: &Request<IstioCertificateRequest>) -> Result<Caller, Status> {
-        self.authenticator.authenticate_request(request).await.map_err(|error| {
-            let metrics = self.authority.metrics();
-            metrics.authentication_failures.inc();
-            metrics.refusals.with_label_values(&[error.reason()]).inc();
-            let claimed = claimed_subject(request.metadata().as_ref());
-            warn!(reason = error.reason(), %error, claimed, peer = ?request.remote_addr(), "refused to certify a caller without proof");
-            Status::from(&error)
+    async fn caller(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+        record: &mut Record,
+    ) -> Result<Caller, Refusal> {
+        let from = request.remote_addr().map(|peer| peer.ip());
+        let now = self.authority.now();
+        // Certificates cost nobody else anything; tokens may have to be asked about.
+        let certified = peer_certificates(request.extensions()).is_some_and(|peer| !peer.0.is_empty());
+        let tries = if certified { Ok(()) } else { self.gate.may_try(from, now) };
+        tries.map_err(|wait| too_often("proofs of identity failed at this address", wait))?;
+        let proved = self.authenticator.authenticate_request(request).await;
+        proved.map_err(|error| {
+            // Nobody is to blame for what cannot be checked.
+            if error.reason() != "unavailable" {
+                self.gate.failed(from, now);
+            }
+            self.authority.metrics().authentication_failures.inc();
+            record.claimed = claimed_subject(request.metadata().as_ref());
+            Refusal {
+                reason: error.reason(),
+                status: Status::from(&error),
+            }
         })
     }
 
     /// The identity to certify: the caller's own, or the one that a node proxy asks for.
-    async fn identity(&self, request: &IstioCertificateRequest, caller: &Caller) -> Result<SpiffeId, Status> {
+    async fn identity(
+        &self,
+        request: &IstioCertificateRequest,
+        caller: &Caller,
+        record: &mut Record,
+    ) -> Result<SpiffeId, Refusal> {
         let asked = request
             .metadata
             .as_ref()
@@ -82,6 +131,7 @@ impl CertificateService {
         if wanted.as_ref() == Some(&caller.identity) {
             return Ok(caller.identity.clone());
         }
+        record.identity = Some(asked.clone());
         let error = match (&self.nodes, wanted) {
             (None, _) => ImpersonationError::Disabled,
             (Some(nodes), Some(wanted)) if wanted.trust_domain == *self.authority.trust_domain() => {
@@ -92,18 +142,18 @@ impl CertificateService {
             }
             _ => ImpersonationError::NotAnIdentity(asked.clone()),
         };
-        let metrics = self.authority.metrics();
-        metrics.authentication_failures.inc();
-        metrics.refusals.with_label_values(&[error.reason()]).inc();
-        warn!(reason = error.reason(), %error, identity = %caller.identity, proof = ?caller.proof, asked, "refused to certify another identity than the caller's");
+        self.authority.metrics().authentication_failures.inc();
         let message = format!("`{}` may not have `{asked}` certified: {error}", caller.identity);
-        Err(match error {
-            ImpersonationError::Unavailable(_) => Status::unavailable(message),
-            _ => Status::permission_denied(message),
+        Err(Refusal {
+            reason: error.reason(),
+            status: match error {
+                ImpersonationError::Unavailable(_) => Status::unavailable(message),
+                _ => Status::permission_denied(message),
+            },
         })
     }
 
-    fn issue(&self, csr: &Csr, identity: &SpiffeId, caller: &Caller, seconds: i64) -> Result<Issued, Status> {
+    fn issue(&self, csr: &Csr, identity: &SpiffeId, seconds: i64) -> Result<Issued, Refusal> {
         let ttl = u64::try_from(seconds).ok().map(Duration::from_secs);
         self.authority.issue(csr, identity, ttl).map_err(|error| {
             let metrics = self.authority.metrics();
@@ -116,13 +166,60 @@ impl CertificateService {
                 IssueError::Date | IssueError::Signing(_) | IssueError::Certificate(_) => "signing",
             };
             metrics.signing_errors.with_label_values(&[reason]).inc();
-            warn!(%error, identity = %caller.identity, "cannot certify a caller");
-            match error {
+            let status = match error {
                 IssueError::Name { .. } | IssueError::Nameless => Status::invalid_argument(error.to_string()),
                 IssueError::CaExpired { .. } => Status::failed_precondition(error.to_string()),
                 _ => Status::internal(error.to_string()),
-            }
+            };
+            Refusal { status, reason }
         })
+    }
+
+    /// Answers a request, and notes on the way what is known of it.
+    async fn answer(
+        &self,
+        request: Request<IstioCertificateRequest>,
+        record: &mut Record,
+    ) -> Result<Issued, Refusal> {
+        let caller = self.caller(&request, record).await?;
+        record.caller = Some(caller.identity.to_string());
+        record.identity.clone_from(&record.caller);
+        match &caller.proof {
+            Proof::Certificate { serial, .. } => {
+                (record.proof, record.proved_by) = (Some("certificate"), Some(serial.clone()));
+            }
+            Proof::Token { issuer, pod } => {
+                (record.proof, record.proved_by) = (Some("token"), Some(issuer.clone()));
+                record.pod = pod.as_ref().map(|pod| format!("{} {}", pod.name, pod.uid));
+            }
+        }
+        let from = request.remote_addr().map(|peer| peer.ip());
+        let request = request.into_inner();
+        let identity = self.identity(&request, &caller, record).await?;
+        record.identity = Some(identity.to_string());
+        let asking = Asking::new(&caller, &identity, from);
+        self.gate
+            .admit(asking, self.authority.now())
+            .map_err(|wait| too_often("certificates were asked for", wait))?;
+        let csr = Csr::parse_pem(request.csr.as_bytes()).map_err(|error| {
+            self.authority.metrics().request_errors.inc();
+            Refusal {
+                reason: "request",
+                status: Status::invalid_argument(format!("certificate request of `{}` refused: {error}", caller.identity)),
+            }
+        })?;
+        self.issue(&csr, &identity, request.validity_duration)
+    }
+}
+
+fn too_often(what: &str, wait: Duration) -> Refusal {
+    let mut status = Status::resource_exhausted(format!("{what} too often: try again in {} ms", wait.as_millis()));
+    if let Ok(wait) = wait.as_millis().to_string().parse() {
+        status.metadata_mut().insert(RETRY_AFTER, wait);
+    }
+    Refusal {
+        status,
+        reason: "rate",
     }
 }
 
@@ -134,30 +231,38 @@ impl IstioCertificateService for CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let metrics = self.authority.metrics();
         metrics.requests.inc();
-        let caller = self.caller(&request).await?;
-        let peer = request.remote_addr();
-        let request = request.into_inner();
-        let identity = self.identity(&request, &caller).await?;
-        let csr = Csr::parse_pem(request.csr.as_bytes()).map_err(|error| {
-            metrics.request_errors.inc();
-            warn!(%error, identity = %caller.identity, ?peer, "refused a certificate request");
-            Status::invalid_argument(format!("certificate request of `{}` refused: {error}", caller.identity))
-        })?;
-        let issued = self.issue(&csr, &identity, &caller, request.validity_duration)?;
-        metrics.issued.inc();
-        let leaf = issued.chain.leaf();
-        let expiry = leaf
-            .not_after()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        let (proof, proved_by) = match &caller.proof {
-            Proof::Certificate { serial, .. } => ("certificate", serial),
-            Proof::Token { issuer, .. } => ("token", issuer),
+        let mut record = Record {
+            time: rfc3339(self.authority.now()),
+            event: "certificate",
+            peer: request.remote_addr(),
+            ..Record::default()
         };
-        info!(%identity, caller = %caller.identity, proof, proved_by, ?peer, serial = leaf.serial(), expiry, "issued a certificate");
-        Ok(Response::new(IstioCertificateResponse {
-            cert_chain: issued.cert_chain(),
-        }))
+        let answer = self.answer(request, &mut record).await;
+        match &answer {
+            Ok(issued) => {
+                metrics.issued.inc();
+                let leaf = issued.chain.leaf();
+                record.outcome = "issued";
+                record.serial = Some(leaf.serial().to_owned());
+                record.not_after = Some(rfc3339(leaf.not_after()));
+                info!(identity = record.identity, caller = record.caller, proof = record.proof, proved_by = record.proved_by, pod = record.pod, peer = ?record.peer, serial = record.serial, expiry = record.not_after, "issued a certificate");
+            }
+            Err(refusal) => {
+                metrics.refusals.with_label_values(&[refusal.reason]).inc();
+                record.outcome = "refused";
+                record.reason = Some(refusal.reason);
+                record.error = Some(refusal.status.message().to_owned());
+                warn!(reason = refusal.reason, error = record.error, identity = record.identity, caller = record.caller, claimed = record.claimed, peer = ?record.peer, "refused to issue a certificate");
+            }
+        }
+        if !self.audit.write(&record) {
+            metrics.audit_lost.inc();
+        }
+        match answer {
+            Ok(issued) => Ok(Response::new(IstioCertificateResponse {
+                cert_chain: issued.cert_chain(),
+            })),
+            Err(refusal) => Err(refusal.status),
+        }
     }
 }

@@ -151,6 +151,18 @@ pub(crate) struct Config {
     )]
     pub trusted_node_accounts: Vec<(Namespace, ServiceAccount)>,
 
+    /// Where every certificate and every refusal is written down, a line of JSON each: a file, or `-` for standard output.
+    #[arg(long, value_name = "FILE", env = "LATEEN_CA_AUDIT_LOG", default_value = "-")]
+    pub ca_audit_log: PathBuf,
+
+    /// How many certificates a pod may ask for at once.
+    #[arg(long, value_name = "NUMBER", env = "LATEEN_CA_BURST", default_value = "30")]
+    pub ca_burst: u32,
+
+    /// After how long it may ask for another one. 0s: no limit.
+    #[arg(long, value_name = "DURATION", env = "LATEEN_CA_INTERVAL", default_value = "2s", value_parser = duration)]
+    pub ca_interval: std::time::Duration,
+
     /// Default lifetime of workload certificates.
     #[arg(long, value_name = "DURATION", env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = duration)]
     pub workload_cert_ttl: std::time::Duration,

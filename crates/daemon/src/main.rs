@@ -118,7 +118,9 @@ async fn run(config: Config) -> Result<()> {
         xds_metrics,
         supervisor.drain(),
     );
-    let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator));
+    let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator))
+        .with_limits(trust::limits(&config))
+        .with_audit(trust::audit_log(&config, &trust.authority)?);
     if let Some(nodes) = &trust.nodes {
         authority = authority.with_nodes(Arc::clone(nodes));
     }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kube::Client;
 use lateen_ca::kube::{NodeProxies, SecretRoot, TokenReviewer};
 use lateen_ca::{
-    Authenticator, CaConfig, CertificateAuthority, JwksSource, JwtVerifier, NodeAuthorizer, RootSource, TokenIssuer,
-    TokenVerifier, control_plane_names,
+    Allowance, AuditLog, Authenticator, CaConfig, CertificateAuthority, JwksSource, JwtVerifier, Limits,
+    NodeAuthorizer, RootSource, TokenIssuer, TokenVerifier, control_plane_names,
 };
 use lateen_names::Hostname;
 use lateen_runtime::Supervisor;
@@ -116,4 +116,26 @@ fn configured_issuer(config: &Config) -> Result<Option<Arc<dyn TokenVerifier>>> 
     };
     let verifier = JwtVerifier::new(issuer, &config.token_audiences, JwksSource::File(jwks.clone()))?;
     Ok(Some(Arc::new(verifier)))
+}
+
+/// How often certificates are issued.
+pub(crate) fn limits(config: &Config) -> Limits {
+    Limits {
+        certificates: Allowance {
+            burst: config.ca_burst.max(1),
+            every: config.ca_interval,
+        },
+        ..Limits::default()
+    }
+}
+
+/// Where what is issued and refused is written down.
+pub(crate) fn audit_log(config: &Config, authority: &CertificateAuthority) -> Result<AuditLog> {
+    let path = &config.ca_audit_log;
+    let lost = authority.audit_lost();
+    let log = match path.as_os_str() == "-" {
+        true => AuditLog::to_writer(std::io::stdout(), lost),
+        false => AuditLog::to_file(path, lost),
+    };
+    log.with_context(|| format!("--ca-audit-log {}", path.display()))
 }

@@ -4,6 +4,7 @@
 
 mod authenticate;
 mod directory;
+mod gate;
 mod rotation;
 mod service;
 mod support;

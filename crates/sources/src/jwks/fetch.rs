@@ -140,17 +140,16 @@ impl Target {
         if authority.as_str().contains('@') {
             return Err(refused());
         }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        let port = match (authority.port_u16(), https) {
-            (Some(port), _) => port,
-            (None, _) if authority.port().is_some() || authority.as_str().ends_with(':') => return Err(refused()),
-            (None, true) => 443,
-            (None, false) => 80,
+        let written = authority.host();
+        let port = match (authority.as_str().get(written.len()..).unwrap_or_default(), https) {
+            ("", true) => 443,
+            ("", false) => 80,
+            (port, _) => {
+                let port = port.strip_prefix(':').and_then(|port| port.parse().ok());
+                port.ok_or_else(refused)?
+            }
         };
+        let host = written.trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() || port == 0 {
             return Err(refused());
         }
