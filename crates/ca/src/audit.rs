@@ -142,7 +142,9 @@ impl Appended {
             let mut options = std::fs::OpenOptions::new();
             self.file = Some(options.create(true).append(true).mode(0o600).open(&self.path)?);
         }
-        self.file.as_mut().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        self.file
+            .as_mut()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 }
 

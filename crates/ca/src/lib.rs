@@ -16,6 +16,7 @@
 mod audit;
 mod authenticate;
 mod authority;
+mod external;
 mod files;
 mod impersonate;
 pub mod kube;
@@ -37,10 +38,11 @@ pub use authority::{
     CaConfig, CaError, CertificateAuthority, Issued, RootContents, RootSource, RootStep, RotationPolicy, RotationStage,
     control_plane_names,
 };
+pub use external::{ExternalError, ExternalSigner};
 pub use files::FileError;
 pub use impersonate::{ImpersonationError, NodeAuthorizer};
 pub use lateen_pki as pki;
-pub use limits::{Allowance, Limits};
+pub use limits::Allowance;
 pub use service::CertificateService;
 pub use serving::ServingCertificate;
 pub use token::{TokenIssuer, TokenIssuerError};

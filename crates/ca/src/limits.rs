@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lateen_names::SpiffeId;
+use tonic::Status;
 
 use crate::authenticate::{Caller, Proof};
 
@@ -22,30 +23,29 @@ pub struct Allowance {
     pub every: Duration,
 }
 
-/// How often the certificate service answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Certificates of one caller: of a pod, where the token is bound to one, else of an identity at an address; for each
-    /// identity that a node proxy asks for, an allowance of its own.
-    pub certificates: Allowance,
-    /// Proofs from one address that prove nothing. Beyond, nobody is asked about the next ones.
-    pub failures: Allowance,
+impl Allowance {
+    /// Certificates of one caller: an agent asks twice a day; one that restarts again and again, some times a minute.
+    pub const CERTIFICATES: Self = Self {
+        burst: 30,
+        every: Duration::from_secs(2),
+    };
+    /// Tokens from one address that prove nothing.
+    pub const FAILURES: Self = Self {
+        burst: 100,
+        every: Duration::from_millis(100),
+    };
 }
 
-impl Default for Limits {
-    /// An agent asks twice a day; one that restarts again and again, some times a minute.
-    fn default() -> Self {
-        Self {
-            certificates: Allowance {
-                burst: 30,
-                every: Duration::from_secs(2),
-            },
-            failures: Allowance {
-                burst: 100,
-                every: Duration::from_millis(100),
-            },
-        }
+/// The trailer that tells a gRPC client when to try again (gRPC's retry design, A6).
+const RETRY_AFTER: &str = "grpc-retry-pushback-ms";
+
+/// A refusal that says when to come again.
+pub(crate) fn too_often(message: String, wait: Duration) -> Status {
+    let mut status = Status::resource_exhausted(message);
+    if let Ok(wait) = wait.as_millis().to_string().parse() {
+        status.metadata_mut().insert(RETRY_AFTER, wait);
     }
+    status
 }
 
 /// Who asks for what, as far as allowances go.
@@ -57,12 +57,14 @@ pub(crate) struct Asking {
     wanted: SpiffeId,
 }
 
-/// What is left of everybody's allowance.
+/// What is left of callers' allowances of certificates: of a pod, where its token is bound to one, else of an identity at an
+/// address; for each identity that a node proxy asks for, an allowance of its own.
 #[derive(Debug)]
-pub(crate) struct Gate {
-    certificates: Buckets<Asking>,
-    failures: Buckets<IpAddr>,
-}
+pub(crate) struct Gate(Buckets<Asking>);
+
+/// What is left of addresses' allowances of tokens that prove nothing.
+#[derive(Debug)]
+pub(crate) struct Failures(Buckets<IpAddr>);
 
 // === impl Asking ===
 
@@ -83,11 +85,8 @@ impl Asking {
 // === impl Gate ===
 
 impl Gate {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self {
-            certificates: Buckets::new(limits.certificates),
-            failures: Buckets::new(limits.failures),
-        }
+    pub(crate) fn new(allowance: Allowance) -> Self {
+        Self(Buckets::new(allowance))
     }
 
     /// Takes one from the caller's allowance.
@@ -95,26 +94,29 @@ impl Gate {
     /// # Errors
     /// When nothing is left: in how long something is.
     pub(crate) fn admit(&self, asking: Asking, now: SystemTime) -> Result<(), Duration> {
-        self.certificates.take(asking, now, true)
+        self.0.take(asking, now, true)
+    }
+}
+
+// === impl Failures ===
+
+impl Failures {
+    pub(crate) fn new(allowance: Allowance) -> Self {
+        Self(Buckets::new(allowance))
     }
 
     /// Whether an address may still try to prove something.
     ///
     /// # Errors
     /// When it has failed too often: in how long it may.
-    pub(crate) fn may_try(&self, from: Option<IpAddr>, now: SystemTime) -> Result<(), Duration> {
-        match from {
-            Some(from) => self.failures.take(network(from), now, false),
-            None => Ok(()),
-        }
+    pub(crate) fn may_try(&self, from: IpAddr, now: SystemTime) -> Result<(), Duration> {
+        self.0.take(network(from), now, false)
     }
 
     /// An address has failed to prove anything.
-    pub(crate) fn failed(&self, from: Option<IpAddr>, now: SystemTime) {
-        if let Some(from) = from {
-            // How much is left shows at the next attempt.
-            let _ = self.failures.take(network(from), now, true);
-        }
+    pub(crate) fn failed(&self, from: IpAddr, now: SystemTime) {
+        // How much is left shows at the next attempt.
+        let _ = self.0.take(network(from), now, true);
     }
 }
 
@@ -157,10 +159,15 @@ impl<K: Eq + Hash> Buckets<K> {
                 key = None;
             }
         }
-        let most = now + every * burst;
-        // A clock that was set back must not lock anybody out.
-        let full_at = all.get(&key).copied().unwrap_or(now).clamp(now, most);
-        let after = full_at + every;
+        // Beyond what clocks can say, there is no limit.
+        let Some(most) = now.checked_add(every.saturating_mul(burst)) else {
+            return Ok(());
+        };
+        // A time that lies further ahead was written before the clock was set back: it must not lock anybody out.
+        let full_at = all.get(&key).copied().filter(|at| *at <= most).unwrap_or(now).max(now);
+        let Some(after) = full_at.checked_add(every) else {
+            return Ok(());
+        };
         if let Ok(missing) = after.duration_since(most)
             && !missing.is_zero()
         {
@@ -198,8 +205,8 @@ mod tests {
         assert_eq!(buckets.take(1, start + SECOND, false), Ok(()));
         assert_eq!(buckets.take(1, start + SECOND, true), Ok(()));
         assert_eq!(buckets.take(1, start + SECOND, true), Err(SECOND));
-        // The clock is set back by an hour: nobody waits an hour.
-        assert_eq!(buckets.take(1, start - 900 * SECOND, true), Err(SECOND));
+        // The clock is set back: nobody waits until it is where it was.
+        assert_eq!(buckets.take(1, start - 900 * SECOND, true), Ok(()));
     }
 
     #[test]
@@ -209,10 +216,18 @@ mod tests {
         for key in 0..many + 3 {
             assert_eq!(buckets.take(key, start, true), Ok(()), "{key}");
         }
-        assert_eq!(buckets.take(many + 4, start, true), Err(SECOND), "new ones share what is left");
+        assert_eq!(
+            buckets.take(many + 4, start, true),
+            Err(SECOND),
+            "new ones share what is left"
+        );
         assert!(buckets.full_at.lock().unwrap().len() <= REMEMBERED + 1);
         assert_eq!(buckets.take(many + 5, start + 2 * SECOND, true), Ok(()));
-        assert_eq!(buckets.full_at.lock().unwrap().len(), 2, "those that are full again are forgotten");
+        assert_eq!(
+            buckets.full_at.lock().unwrap().len(),
+            2,
+            "those that are full again are forgotten"
+        );
     }
 
     #[test]

@@ -14,10 +14,11 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
 use crate::audit::{AuditLog, Record, rfc3339};
-use crate::authenticate::{Authenticator, Caller, Proof, claimed_subject, peer_certificates};
+use crate::authenticate::{Authenticator, Caller, Proof, claimed_subject};
 use crate::authority::{CertificateAuthority, Issued};
+use crate::external::{ExternalError, ExternalSigner};
 use crate::impersonate::{ImpersonationError, NodeAuthorizer};
-use crate::limits::{Asking, Gate, Limits};
+use crate::limits::{Allowance, Asking, Gate, too_often};
 
 /// The largest message that is read: a request of [`Csr::MAX_BYTES`] with room for metadata.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -25,8 +26,8 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// The metadata field by which a node proxy asks for the certificate of a workload on its node.
 const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
 
-/// The trailer that tells a gRPC client when to try again (gRPC's retry design, A6).
-const RETRY_AFTER: &str = "grpc-retry-pushback-ms";
+/// The metadata field by which a workload chooses among the cluster's signers.
+const CERT_SIGNER: &str = "CertSigner";
 
 /// The certificate service.
 #[derive(Clone)]
@@ -34,6 +35,7 @@ pub struct CertificateService {
     authority: CertificateAuthority,
     authenticator: Arc<Authenticator>,
     nodes: Option<Arc<dyn NodeAuthorizer>>,
+    external: Option<Arc<dyn ExternalSigner>>,
     gate: Arc<Gate>,
     audit: AuditLog,
 }
@@ -52,7 +54,8 @@ impl CertificateService {
             authority,
             authenticator,
             nodes: None,
-            gate: Arc::new(Gate::new(Limits::default())),
+            external: None,
+            gate: Arc::new(Gate::new(Allowance::CERTIFICATES)),
             audit: AuditLog::default(),
         }
     }
@@ -64,10 +67,17 @@ impl CertificateService {
         self
     }
 
-    /// Answers callers this often.
+    /// Has certificates signed elsewhere; the authority still checks who asks, and for what.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.gate = Arc::new(Gate::new(limits));
+    pub fn with_external(mut self, signer: Arc<dyn ExternalSigner>) -> Self {
+        self.external = Some(signer);
+        self
+    }
+
+    /// Gives each caller so many certificates, and no more.
+    #[must_use]
+    pub fn with_allowance(mut self, allowance: Allowance) -> Self {
+        self.gate = Arc::new(Gate::new(allowance));
         self
     }
 
@@ -84,23 +94,9 @@ impl CertificateService {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    async fn caller(
-        &self,
-        request: &Request<IstioCertificateRequest>,
-        record: &mut Record,
-    ) -> Result<Caller, Refusal> {
-        let from = request.remote_addr().map(|peer| peer.ip());
-        let now = self.authority.now();
-        // Certificates cost nobody else anything; tokens may have to be asked about.
-        let certified = peer_certificates(request.extensions()).is_some_and(|peer| !peer.0.is_empty());
-        let tries = if certified { Ok(()) } else { self.gate.may_try(from, now) };
-        tries.map_err(|wait| too_often("proofs of identity failed at this address", wait))?;
+    async fn caller(&self, request: &Request<IstioCertificateRequest>, record: &mut Record) -> Result<Caller, Refusal> {
         let proved = self.authenticator.authenticate_request(request).await;
         proved.map_err(|error| {
-            // Nobody is to blame for what cannot be checked.
-            if error.reason() != "unavailable" {
-                self.gate.failed(from, now);
-            }
             self.authority.metrics().authentication_failures.inc();
             record.claimed = claimed_subject(request.metadata().as_ref());
             Refusal {
@@ -176,11 +172,7 @@ impl CertificateService {
     }
 
     /// Answers a request, and notes on the way what is known of it.
-    async fn answer(
-        &self,
-        request: Request<IstioCertificateRequest>,
-        record: &mut Record,
-    ) -> Result<Issued, Refusal> {
+    async fn answer(&self, request: Request<IstioCertificateRequest>, record: &mut Record) -> Result<Issued, Refusal> {
         let caller = self.caller(&request, record).await?;
         record.caller = Some(caller.identity.to_string());
         record.identity.clone_from(&record.caller);
@@ -198,28 +190,63 @@ impl CertificateService {
         let identity = self.identity(&request, &caller, record).await?;
         record.identity = Some(identity.to_string());
         let asking = Asking::new(&caller, &identity, from);
-        self.gate
-            .admit(asking, self.authority.now())
-            .map_err(|wait| too_often("certificates were asked for", wait))?;
+        self.gate.admit(asking, self.authority.now()).map_err(|wait| Refusal {
+            reason: "rate",
+            status: too_often(
+                format!(
+                    "certificates of `{identity}` were asked for too often: try again in {} ms",
+                    wait.as_millis()
+                ),
+                wait,
+            ),
+        })?;
         let csr = Csr::parse_pem(request.csr.as_bytes()).map_err(|error| {
             self.authority.metrics().request_errors.inc();
             Refusal {
                 reason: "request",
-                status: Status::invalid_argument(format!("certificate request of `{}` refused: {error}", caller.identity)),
+                status: Status::invalid_argument(format!(
+                    "certificate request of `{}` refused: {error}",
+                    caller.identity
+                )),
             }
         })?;
-        self.issue(&csr, &identity, request.validity_duration)
+        match &self.external {
+            None => self.issue(&csr, &identity, request.validity_duration),
+            Some(signer) => self.have_signed(&**signer, &csr, &identity, &request).await,
+        }
     }
-}
 
-fn too_often(what: &str, wait: Duration) -> Refusal {
-    let mut status = Status::resource_exhausted(format!("{what} too often: try again in {} ms", wait.as_millis()));
-    if let Ok(wait) = wait.as_millis().to_string().parse() {
-        status.metadata_mut().insert(RETRY_AFTER, wait);
-    }
-    Refusal {
-        status,
-        reason: "rate",
+    async fn have_signed(
+        &self,
+        signer: &dyn ExternalSigner,
+        csr: &Csr,
+        identity: &SpiffeId,
+        request: &IstioCertificateRequest,
+    ) -> Result<Issued, Refusal> {
+        let named = request
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.fields.get(CERT_SIGNER));
+        let named = match named.and_then(|value| value.kind.as_ref()) {
+            Some(Kind::StringValue(text)) if !text.is_empty() => Some(text.as_str()),
+            _ => None,
+        };
+        let asked = u64::try_from(request.validity_duration).ok().map(Duration::from_secs);
+        let ttl = self.authority.lifetime(asked);
+        signer.sign(csr, identity, ttl, named).await.map_err(|error| {
+            let metrics = self.authority.metrics();
+            metrics.signing_errors.with_label_values(&[error.reason()]).inc();
+            let text = error.to_string();
+            Refusal {
+                reason: error.reason(),
+                status: match error {
+                    ExternalError::Names(_) | ExternalError::Signer(..) => Status::invalid_argument(text),
+                    ExternalError::Refused { .. } => Status::failed_precondition(text),
+                    ExternalError::Unusable { .. } => Status::internal(text),
+                    ExternalError::Unavailable(_) => Status::unavailable(text),
+                },
+            }
+        })
     }
 }
 
@@ -252,7 +279,7 @@ impl IstioCertificateService for CertificateService {
                 record.outcome = "refused";
                 record.reason = Some(refusal.reason);
                 record.error = Some(refusal.status.message().to_owned());
-                warn!(reason = refusal.reason, error = record.error, identity = record.identity, caller = record.caller, claimed = record.claimed, peer = ?record.peer, "refused to issue a certificate");
+                warn!(reason = refusal.reason, error = record.error, identity = record.identity, caller = record.caller, claimed = record.claimed, peer = ?record.peer, "refused to certify a key");
             }
         }
         if !self.audit.write(&record) {

@@ -151,6 +151,27 @@ pub(crate) struct Config {
     )]
     pub trusted_node_accounts: Vec<(Namespace, ServiceAccount)>,
 
+    /// Who signs workloads' certificates in place of Lateen's own authority.
+    #[arg(long, value_enum, env = "EXTERNAL_CA")]
+    pub external_ca: Option<ExternalCa>,
+
+    /// The cluster's signer of workloads' certificates, where the workload names none.
+    #[arg(long, value_name = "SIGNER", env = "K8S_SIGNER")]
+    pub k8s_signer: Option<String>,
+
+    /// Domain of the signers that workloads name.
+    #[arg(long, value_name = "DOMAIN", env = "CERT_SIGNER_DOMAIN")]
+    pub cert_signer_domain: Option<String>,
+
+    /// File with the roots of the cluster's signers, which the mesh then trusts.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LATEEN_EXTERNAL_ROOTS",
+        default_value = "/etc/external-ca-cert/root-cert.pem"
+    )]
+    pub external_roots: PathBuf,
+
     /// Where every certificate and every refusal is written down, a line of JSON each: a file, or `-` for standard output.
     #[arg(long, value_name = "FILE", env = "LATEEN_CA_AUDIT_LOG", default_value = "-")]
     pub ca_audit_log: PathBuf,
@@ -238,6 +259,15 @@ pub(crate) struct Config {
     )]
     pub debug_namespaces: Vec<String>,
 
+    /// Connections at one port, at most.
+    #[arg(long, value_name = "NUMBER", env = "LATEEN_MAX_CONNECTIONS", default_value = "32768")]
+    pub max_connections: usize,
+
+    /// Connections from one address at one port that have proved nothing yet, at most: 512 where it is not given, and any
+    /// number from this machine.
+    #[arg(long, value_name = "NUMBER", env = "LATEEN_MAX_STRANGERS")]
+    pub max_strangers: Option<usize>,
+
     /// How long connections may go on after SIGTERM.
     #[arg(long, value_name = "DURATION", env = "LATEEN_GRACE", default_value = "5s", value_parser = duration)]
     pub grace: std::time::Duration,
@@ -260,6 +290,14 @@ pub(crate) enum NativeSidecars {
     True,
     /// Never.
     False,
+}
+
+/// Who signs elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExternalCa {
+    /// The signers of the cluster, by the API `certificates.k8s.io`.
+    #[value(name = "ISTIOD_RA_KUBERNETES_API")]
+    KubernetesApi,
 }
 
 /// Form of log lines.

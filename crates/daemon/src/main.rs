@@ -9,6 +9,7 @@ mod listen;
 mod metrics;
 mod pipeline;
 mod request;
+mod secrets;
 mod sockets;
 mod trust;
 mod version;
@@ -31,8 +32,9 @@ use tonic::service::Routes;
 
 use crate::config::{Cli, Command, Config, LogFormat};
 use crate::debug::{Access, Debug, Steering};
+use crate::secrets::Secrets;
 use crate::sockets::{Services, Sockets};
-use crate::trust::Trust;
+use crate::trust::{MeshTrust, Trust};
 
 /// More than any agent's request.
 const CA_REQUEST_LIMIT: usize = 64 * 1024;
@@ -75,7 +77,10 @@ async fn run(config: Config) -> Result<()> {
     let readiness = Readiness::new();
 
     let trust = match &cluster {
-        Some(client) => trust::open_in_cluster(&config, client.clone(), &metrics, &supervisor).await?,
+        Some(client) => {
+            let mesh = MeshTrust::read(&config, client.clone()).await?;
+            trust::open_in_cluster(&config, client.clone(), mesh, &metrics, &supervisor).await?
+        }
         None => trust::open(&config, &metrics, &supervisor)?,
     };
     let pipeline = pipeline::start(&config, cluster.clone(), api_server, &supervisor, &readiness, &metrics)?;
@@ -87,6 +92,7 @@ async fn run(config: Config) -> Result<()> {
         ProgressMetrics::new(&metrics)?,
     );
     supervisor.spawn("distribute", distributor.clone().run());
+    let secrets = cluster.clone().map(Secrets::new);
     if let Some(client) = cluster {
         let inputs = controllers::Inputs::new(client, &trust, &pipeline, &distributor);
         controllers::start(&config, &pod_name(), inputs, &supervisor);
@@ -112,6 +118,7 @@ async fn run(config: Config) -> Result<()> {
         Steering {
             distributor,
             debug: debug.clone(),
+            secrets,
         },
         settings,
         sessions,
@@ -119,10 +126,13 @@ async fn run(config: Config) -> Result<()> {
         supervisor.drain(),
     );
     let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator))
-        .with_limits(trust::limits(&config))
+        .with_allowance(trust::allowance(&config))
         .with_audit(trust::audit_log(&config, &trust.authority)?);
     if let Some(nodes) = &trust.nodes {
         authority = authority.with_nodes(Arc::clone(nodes));
+    }
+    if let Some(signer) = &trust.external {
+        authority = authority.with_external(Arc::clone(signer));
     }
     let authority = authority.into_server().max_decoding_message_size(CA_REQUEST_LIMIT);
 

@@ -154,7 +154,8 @@ pub(crate) fn start(
     })
 }
 
-fn settings(config: &Config) -> Result<Settings> {
+/// What the index is told of this process.
+pub(crate) fn settings(config: &Config) -> Result<Settings> {
     let mut settings = Settings::new(config.revision.as_deref().unwrap_or_default())?;
     settings.cluster = config.cluster_id.clone();
     settings.domain.clone_from(&config.domain);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lateen_compile::{Classes, Family};
 use lateen_model::{Diagnostic, Proxy, Snapshot};
-use lateen_names::ObjectRef;
+use lateen_names::{Name, ObjectKey, ObjectRef, SpiffeId};
 use lateen_xds::{Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
 use tokio::sync::watch;
 
@@ -222,8 +222,8 @@ impl Distributor {
                 "the configuration is not complete yet; try again".to_owned(),
             ));
         };
-        let proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
-        authorize(&proxy, peer)?;
+        let mut proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
+        authorize(&mut proxy, peer, &snapshot)?;
         let classes = Arc::new(Classes::of(&snapshot, &proxy));
         let mut state = self.lock();
         let State {
@@ -295,8 +295,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A stream gets the configuration of the identity that its certificate proves, and of no other.
-fn authorize(proxy: &Proxy, peer: &Peer) -> Result<(), Refusal> {
+/// A stream gets the configuration of the identity that its certificate proves, and of no other. What the Node says of its
+/// account counts only as far as it is the same, and a pod that is known has the account that Kubernetes knows.
+fn authorize(proxy: &mut Proxy, peer: &Peer, snapshot: &Snapshot) -> Result<(), Refusal> {
+    proxy.options.without_secrets = peer.without_secrets;
     let Some(identity) = &peer.identity else { return Ok(()) };
     if identity.namespace != proxy.namespace {
         return Err(Refusal::Denied(format!(
@@ -304,13 +306,31 @@ fn authorize(proxy: &Proxy, peer: &Peer) -> Result<(), Refusal> {
             proxy.namespace, identity.namespace
         )));
     }
-    if !proxy.service_account.is_empty() && *identity.service_account.as_str() != *proxy.service_account {
+    let account = identity.service_account.as_str();
+    if proxy.service_account.is_empty() {
+        proxy.service_account = account.into();
+    } else if *proxy.service_account != *account {
         return Err(Refusal::Denied(format!(
-            "the node claims service account `{}`, but its certificate is for `{}`",
-            proxy.service_account, identity.service_account
+            "the node claims service account `{}`, but its certificate is for `{account}`",
+            proxy.service_account
         )));
     }
-    Ok(())
+    let key = Name::new(&proxy.name).map(|name| ObjectKey {
+        namespace: Some(proxy.namespace.clone()),
+        name,
+    });
+    // A Node whose name is none can be no pod's.
+    let workload = key
+        .ok()
+        .and_then(|key| snapshot.workloads.get(&(proxy.cluster.clone(), key)));
+    let known = workload.and_then(|workload| workload.identity.as_deref()?.parse::<SpiffeId>().ok());
+    match known {
+        Some(known) if known.service_account != identity.service_account => Err(Refusal::Denied(format!(
+            "the node claims to be pod `{}`, which runs as service account `{}`, but its certificate is for `{account}`",
+            proxy.name, known.service_account
+        ))),
+        _ => Ok(()),
+    }
 }
 
 impl Discovery for Distributor {

@@ -12,19 +12,20 @@
 //! - answers are bounded in size, in keys and in time, and never decompressed.
 //!
 //! Failure policy: the last good keys stay in force while an issuer does not answer, for [`KEPT`] at most; an issuer that
-//! never answered has no keys, and proxies refuse its tokens. Each state is told as a [`KeysEvent`]; the first one of a
+//! never answered has no keys, and proxies refuse its tokens. A file keeps them over a restart. Each state is told as a [`KeysEvent`]; the first one of a
 //! source comes after its first attempt, whatever came of it.
 
 mod address;
 mod fetch;
 mod keys;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -36,6 +37,7 @@ use tokio::time::{Instant, sleep_until};
 pub use address::{Policy, Refused};
 pub use fetch::{FetchError, Fetcher, Resolve, SystemResolver};
 pub use keys::KeySetError;
+use store::{Kept, Store};
 
 /// How long keys count that could not be fetched again, as in Istio.
 pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -67,6 +69,8 @@ pub struct Settings {
     pub policy: Policy,
     /// File with further roots for `https`, where there is one; read again when it changes.
     pub roots: Option<PathBuf>,
+    /// File in which the last good keys outlive this process.
+    pub store: Option<PathBuf>,
 }
 
 /// Istiod's counters of attempts.
@@ -81,7 +85,8 @@ pub struct JwksMetrics {
 struct Entry {
     timeout: Duration,
     known: FetchedKeys,
-    got_at: Option<Instant>,
+    /// The last good keys, of this process or of the one before.
+    kept: Option<Kept>,
     failures: u32,
     due: Instant,
     /// An attempt is under way, or none was ever made; the first tells in any case.
@@ -101,6 +106,7 @@ impl Default for Settings {
             retry_with_keys: Duration::from_secs(60),
             policy: Policy::default(),
             roots: None,
+            store: None,
         }
     }
 }
@@ -136,10 +142,13 @@ pub async fn watch(
     events: mpsc::Sender<Vec<KeysEvent>>,
 ) {
     let fetcher = Arc::new(Fetcher::new(settings.policy.clone(), settings.roots.clone(), resolver));
+    let store = Store::new(settings.store.clone());
     let mut poller = Poller {
         settings,
         entries: BTreeMap::new(),
         metrics,
+        earlier: store.load(SystemTime::now()),
+        store,
     };
     let mut attempts: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
     let mut telling = poller.want(&wanted.borrow_and_update().clone(), &fetcher);
@@ -173,6 +182,9 @@ struct Poller {
     settings: Settings,
     entries: BTreeMap<KeySource, Entry>,
     metrics: JwksMetrics,
+    /// What an earlier process had, until somebody wants it.
+    earlier: BTreeMap<KeySource, Kept>,
+    store: Store,
 }
 
 impl Poller {
@@ -195,7 +207,7 @@ impl Poller {
             let entry = self.entries.entry(source.clone()).or_insert_with(|| Entry {
                 timeout,
                 known: FetchedKeys::default(),
-                got_at: None,
+                kept: self.earlier.remove(source),
                 failures: 0,
                 due: Instant::now(),
                 fetching: false,
@@ -237,7 +249,7 @@ impl Poller {
             Ok(_) => self.metrics.successes.inc(),
             Err(_) => self.metrics.failures.inc(),
         }
-        let now = Instant::now();
+        let (now, date) = (Instant::now(), SystemTime::now());
         let settings = &self.settings;
         // Nobody may want it any more.
         let entry = self.entries.get_mut(&source)?;
@@ -245,17 +257,21 @@ impl Poller {
         entry.fetching = false;
         let wait = match got {
             Ok(keys) => {
+                entry.kept = Some((Arc::clone(&keys), date));
                 entry.known = FetchedKeys {
                     keys: Some(keys),
                     problem: None,
                 };
-                (entry.got_at, entry.failures) = (Some(now), 0);
+                entry.failures = 0;
                 settings.refresh
             }
             Err(error) => {
-                if entry.got_at.is_some_and(|at| now.duration_since(at) >= KEPT) {
-                    entry.known.keys = None;
+                // A clock that was set back makes nothing older.
+                let old = |(_, at): &Kept| date.duration_since(*at).is_ok_and(|age| age >= KEPT);
+                if entry.kept.as_ref().is_some_and(old) {
+                    entry.kept = None;
                 }
+                entry.known.keys = entry.kept.as_ref().map(|(keys, _)| Arc::clone(keys));
                 entry.known.problem = Some(error.to_string().into());
                 let (first, most) = match entry.known.keys {
                     Some(_) => (settings.retry_with_keys, settings.refresh),
@@ -267,20 +283,29 @@ impl Poller {
             }
         };
         entry.due = now + spread(wait, &source);
-        if entry.known == before && std::mem::replace(&mut entry.told, true) {
+        let fetched = entry.known.problem.is_none();
+        let told = std::mem::replace(&mut entry.told, true);
+        let event = KeysEvent {
+            source: source.clone(),
+            fetched: Some(entry.known.clone()),
+        };
+        if fetched {
+            // Often enough: an issuer is asked some times an hour.
+            let kept = self.entries.iter();
+            let kept = kept.filter_map(|(source, entry)| Some((source, entry.kept.as_ref()?)));
+            self.store.save(kept.chain(&self.earlier));
+        }
+        if told && event.fetched.as_ref() == Some(&before) {
             return None;
         }
-        entry.told = true;
-        match &entry.known.problem {
+        match event.fetched.as_ref().and_then(|known| known.problem.as_ref()) {
             None => tracing::info!(%source, "keys of a token issuer are here"),
             Some(problem) => {
-                tracing::warn!(%source, %problem, kept = entry.known.keys.is_some(), "cannot fetch keys of a token issuer");
+                let kept = event.fetched.as_ref().is_some_and(|known| known.keys.is_some());
+                tracing::warn!(%source, %problem, kept, "cannot fetch keys of a token issuer");
             }
         }
-        Some(KeysEvent {
-            source,
-            fetched: Some(entry.known.clone()),
-        })
+        Some(event)
     }
 }
 

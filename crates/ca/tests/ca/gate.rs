@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lateen_ca::pki::PrivateKey;
-use lateen_ca::{Allowance, AuditLog, Limits};
+use lateen_ca::{Allowance, AuditLog};
 use lateen_proto::istio::v1::auth::IstioCertificateRequest;
 use lateen_proto::{Struct, Value, value::Kind};
 use serde_json::Value as Json;
@@ -12,15 +12,9 @@ use tonic::{Code, Status};
 
 use crate::support::{Mesh, Served, csr, read};
 
-const LIMITS: Limits = Limits {
-    certificates: Allowance {
-        burst: 3,
-        every: Duration::from_secs(60),
-    },
-    failures: Allowance {
-        burst: 5,
-        every: Duration::from_secs(30),
-    },
+const CERTIFICATES: Allowance = Allowance {
+    burst: 3,
+    every: Duration::from_secs(60),
 };
 
 /// In how many milliseconds a refused caller may come again.
@@ -32,7 +26,7 @@ fn pushback(status: &Status) -> u64 {
 
 #[tokio::test]
 async fn a_caller_that_asks_too_often_is_told_when_to_come_again() {
-    let served = Served::with(Mesh::new(), |service| service.with_limits(LIMITS)).await;
+    let served = Served::with(Mesh::new(), |service| service.with_allowance(CERTIFICATES)).await;
     let mut client = served.client().await;
     let key = PrivateKey::generate().unwrap();
     let (request, token) = (csr(&key, "cart"), served.mesh.token("cart"));
@@ -54,11 +48,11 @@ async fn a_caller_that_asks_too_often_is_told_when_to_come_again() {
 
 #[tokio::test]
 async fn strangers_that_prove_nothing_again_and_again_are_not_listened_to() {
-    let served = Served::with(Mesh::new(), |service| service.with_limits(LIMITS)).await;
+    let served = Served::new().await;
     let mut stranger = served.client().await;
     let key = PrivateKey::generate().unwrap();
     let request = csr(&key, "cart");
-    for _ in 0..5 {
+    for _ in 0..Allowance::FAILURES.burst {
         let refused = stranger.create(&request, Some("a.b.c")).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
@@ -94,7 +88,7 @@ async fn what_is_certified_and_what_is_refused_is_written_down() {
     let mesh = Mesh::new();
     let path = mesh.directory.path().join("audit.jsonl");
     let log = AuditLog::to_file(&path, mesh.authority.audit_lost()).unwrap();
-    let served = Served::with(mesh, |service| service.with_limits(LIMITS).with_audit(log)).await;
+    let served = Served::with(mesh, |service| service.with_audit(log)).await;
     let mut client = served.client().await;
     let key = PrivateKey::generate().unwrap();
     let (request, token) = (csr(&key, "cart"), served.mesh.token("cart"));
@@ -102,7 +96,10 @@ async fn what_is_certified_and_what_is_refused_is_written_down() {
     let serial = read(&issued).0.leaf().serial().to_owned();
     client.create("nonsense", Some(&token)).await.unwrap_err();
     client.create(&request, None).await.unwrap_err();
-    let fields = [("ImpersonatedIdentity".to_owned(), "spiffe://cluster.local/ns/shop/sa/bank\n{}")];
+    let fields = [(
+        "ImpersonatedIdentity".to_owned(),
+        "spiffe://cluster.local/ns/shop/sa/bank\n{}",
+    )];
     let fields = fields.map(|(name, text)| {
         (
             name,
@@ -133,12 +130,23 @@ async fn what_is_certified_and_what_is_refused_is_written_down() {
         assert!(!line.to_string().contains(&token), "{line}");
     }
     assert_eq!(
-        (&first["outcome"], &first["identity"], &first["caller"], &first["serial"]),
+        (
+            &first["outcome"],
+            &first["identity"],
+            &first["caller"],
+            &first["serial"]
+        ),
         (&"issued".into(), &cart.into(), &cart.into(), &serial.into())
     );
-    assert_eq!((&first["proof"], &first["proved_by"]), (&"token".into(), &"https://lateen.local".into()));
+    assert_eq!(
+        (&first["proof"], &first["proved_by"]),
+        (&"token".into(), &"https://lateen.local".into())
+    );
     assert!(first["not_after"].as_str().unwrap() > first["time"].as_str().unwrap());
-    assert_eq!((&second["outcome"], &second["reason"]), (&"refused".into(), &"request".into()));
+    assert_eq!(
+        (&second["outcome"], &second["reason"]),
+        (&"refused".into(), &"request".into())
+    );
     assert_eq!((&third["outcome"], third.get("caller")), (&"refused".into(), None));
     assert_eq!(fourth["reason"], "impersonation_disabled");
     assert!(fourth["identity"].as_str().unwrap().contains("/sa/bank"), "{fourth}");

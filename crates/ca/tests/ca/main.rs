@@ -5,6 +5,7 @@
 mod authenticate;
 mod directory;
 mod gate;
+mod revoked;
 mod rotation;
 mod service;
 mod support;

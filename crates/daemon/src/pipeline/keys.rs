@@ -52,6 +52,7 @@ pub(super) fn start(
             permitted: config.jwks_permitted.clone(),
         },
         roots: Some(config.jwks_roots.clone()),
+        store: Some(config.data_dir.join("issuers-keys.json")),
         ..Settings::default()
     };
     let (wanted, wanting) = watch::channel(Wanted::default());
@@ -165,4 +166,79 @@ fn api_servers(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use lateen_lower::{FetchedKeys, KeySource};
+
+    use super::*;
+
+    fn keys(sources: &[&str]) -> Keys {
+        let sources = sources
+            .iter()
+            .map(|url| (KeySource::Uri((*url).into()), LATER))
+            .collect();
+        let (_, arriving) = mpsc::channel(1);
+        Keys {
+            wanted: watch::Sender::new(Wanted {
+                sources,
+                ..Wanted::default()
+            }),
+            arriving,
+            api_server: BTreeSet::new(),
+            handed_out: false,
+            held_until: None,
+            not_before: None,
+        }
+    }
+
+    fn index(answered: &[&str]) -> Index {
+        let mut index = Index::new(lateen_lower::Settings::new("").unwrap());
+        let events = answered.iter().map(|url| KeysEvent {
+            source: KeySource::Uri((*url).into()),
+            fetched: Some(FetchedKeys::default()),
+        });
+        index.apply_keys(events.collect());
+        index
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_snapshot_waits_for_every_first_attempt_and_not_for_ever() {
+        let mut keys = keys(&["a", "b"]);
+        assert!(keys.hold(&index(&["a"])));
+        assert!(
+            !keys.hold(&index(&["a", "b"])),
+            "whatever came of it, an attempt was made"
+        );
+        assert!(keys.held_until().is_none());
+
+        let mut silent = self::keys(&["a"]);
+        assert!(silent.hold(&index(&[])));
+        tokio::time::advance(AT_FIRST).await;
+        assert!(!silent.hold(&index(&[])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn later_ones_wait_a_moment_and_a_silent_issuer_delays_others_once() {
+        let mut keys = keys(&[]);
+        assert!(!keys.hold(&index(&[])));
+        let want = |keys: &Keys, url: &str| {
+            let source = KeySource::Uri(url.into());
+            keys.wanted
+                .send_modify(|wanted| _ = wanted.sources.insert(source, LATER));
+        };
+        want(&keys, "silent");
+        assert!(keys.hold(&index(&[])));
+        // Further ones do not prolong it.
+        tokio::time::advance(LATER / 2).await;
+        want(&keys, "silent, too");
+        assert!(keys.hold(&index(&[])));
+        tokio::time::advance(LATER / 2).await;
+        assert!(!keys.hold(&index(&[])));
+        want(&keys, "another one");
+        assert!(!keys.hold(&index(&[])), "not again so soon");
+        tokio::time::advance(NOT_AGAIN).await;
+        assert!(keys.hold(&index(&[])));
+    }
 }

@@ -12,7 +12,7 @@ use lateen_sources::jwks::{FetchError, Fetcher, Policy, Resolve, SystemResolver}
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// Longer than anything takes that does take place.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,13 +35,7 @@ pub(crate) struct Issuer {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
     handler: Arc<Mutex<Handler>>,
-    serving: JoinHandle<()>,
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
+    _serving: JoinSet<()>,
 }
 
 impl Issuer {
@@ -60,12 +54,14 @@ impl Issuer {
         let connections = Arc::new(AtomicUsize::new(0));
         let handler: Arc<Mutex<Handler>> = Arc::new(Mutex::new(Arc::new(handler)));
         let (counted, current) = (Arc::clone(&connections), Arc::clone(&handler));
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 counted.fetch_add(1, Ordering::SeqCst);
                 let (handler, tls) = (Arc::clone(&*current.lock().unwrap()), tls.clone());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     match tls {
                         None => serve(stream, handler).await,
                         Some(config) => {
@@ -81,7 +77,7 @@ impl Issuer {
             address,
             connections,
             handler,
-            serving,
+            _serving: serving,
         })
     }
 

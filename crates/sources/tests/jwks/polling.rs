@@ -1,6 +1,7 @@
 //! Keys over time: fetched again, kept while an issuer is down, forgotten when nobody wants them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use lateen_lower::{FetchedKeys, KeySource, KeysEvent};
 use lateen_runtime::metrics::Metrics;
 use lateen_sources::jwks::{JwksMetrics, Settings, SystemResolver, Wanted, watch as fetch};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::issuer::{Issuer, PATIENCE, Reply, ok, permitting, set, with_head};
@@ -19,11 +20,15 @@ struct Polling {
     events: mpsc::Receiver<Vec<KeysEvent>>,
     waiting: Vec<KeysEvent>,
     metrics: Metrics,
-    running: JoinHandle<()>,
+    running: JoinSet<()>,
 }
 
 impl Polling {
     fn start() -> Self {
+        Self::keeping(None)
+    }
+
+    fn keeping(store: Option<PathBuf>) -> Self {
         let (wanted, wanting) = watch::channel(Wanted::default());
         let (sender, events) = mpsc::channel(1);
         let settings = Settings {
@@ -32,10 +37,12 @@ impl Polling {
             retry_with_keys: Duration::from_millis(10),
             policy: permitting(&["127.0.0.0/8"]),
             roots: None,
+            store,
         };
         let metrics = Metrics::new();
         let counters = JwksMetrics::new(&metrics).unwrap();
-        let running = tokio::spawn(fetch(settings, Arc::new(SystemResolver), counters, wanting, sender));
+        let mut running = JoinSet::new();
+        running.spawn(fetch(settings, Arc::new(SystemResolver), counters, wanting, sender));
         Self {
             wanted,
             events,
@@ -120,7 +127,7 @@ async fn keys_outlive_their_issuer_and_follow_it_when_it_is_back() {
     let text = polling.metrics.encode().unwrap();
     assert!(text.contains("pilot_jwks_resolver_network_fetch_success_total"));
     drop(polling.wanted);
-    timeout(PATIENCE, polling.running).await.unwrap().unwrap();
+    timeout(PATIENCE, polling.running.join_all()).await.unwrap();
 }
 
 #[tokio::test]
@@ -154,5 +161,45 @@ async fn a_hundred_silent_issuers_do_not_starve_a_good_one() {
             assert_eq!(known(event.fetched), (Some(set("good")), None));
             break;
         }
+    }
+}
+
+#[tokio::test]
+async fn keys_outlive_a_restart_while_their_issuer_is_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("keys.json");
+    let issuer = Issuer::start(|_| ok(&set("one"))).await;
+    let source = issuer.uri("/keys");
+    let mut first = Polling::keeping(Some(store.clone()));
+    first.want(&[&source], PATIENCE);
+    assert_eq!(known(first.told(&source).await), (Some(set("one")), None));
+    drop(first.wanted);
+    timeout(PATIENCE, first.running.join_all()).await.unwrap();
+
+    issuer.answer(|_| with_head("503 Service Unavailable", "", ""));
+    let mut second = Polling::keeping(Some(store.clone()));
+    second.want(&[&source], PATIENCE);
+    let (keys, problem) = known(second.told(&source).await);
+    assert_eq!(keys, Some(set("one")));
+    assert!(problem.unwrap().contains("503"));
+    issuer.answer(|_| ok(&set("two")));
+    assert_eq!(known(second.told(&source).await), (Some(set("two")), None));
+    drop(second.wanted);
+    timeout(PATIENCE, second.running.join_all()).await.unwrap();
+
+    // What is too old, or no key set, is as good as nothing.
+    issuer.answer(|_| with_head("503 Service Unavailable", "", ""));
+    let text = std::fs::read_to_string(&store).unwrap();
+    assert!(text.contains("two"), "{text}");
+    let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+    old[0]["fetched"] = 1.into();
+    let mut broken: serde_json::Value = serde_json::from_str(&text).unwrap();
+    broken[0]["keys"] = "{}".into();
+    for content in [old.to_string(), broken.to_string(), "junk".to_owned()] {
+        std::fs::write(&store, content).unwrap();
+        let mut third = Polling::keeping(Some(store.clone()));
+        third.want(&[&source], PATIENCE);
+        let (keys, problem) = known(third.told(&source).await);
+        assert!(keys.is_none() && problem.is_some(), "{keys:?}");
     }
 }
