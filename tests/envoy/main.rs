@@ -6,6 +6,7 @@ mod canary;
 mod changes;
 mod debug;
 mod edge;
+mod issuer;
 mod restart;
 mod samples;
 mod scene;

@@ -158,8 +158,7 @@ impl<'a> Town<'a> {
         let refusals = "citadel_server_csr_parsing_err_count 3";
         let metrics = self.scene.lateend.monitoring("/metrics").await?.body;
         ensure!(metrics.lines().any(|line| line == refusals), "{metrics}");
-        self.logged(&["refused a certificate request", "sa/mallory", "127.0.0.1:"])
-            .await
+        self.logged(&["refused to certify", "sa/mallory", "127.0.0.1:"]).await
     }
 
     /// Tokens that prove nothing.

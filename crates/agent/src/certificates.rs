@@ -96,14 +96,31 @@ pub(crate) async fn keep_workload_certificate(
         let lasts = validity.not_after.duration_since(issued_at).unwrap_or_default();
         tracing::info!(identity = %config.identity, ?lasts, "workload certificate issued");
         store.set_identity(issued.identity, issued.roots);
-        if let Some(folder) = &config.output
-            && let Err(error) = write_files(folder, &store)
-        {
-            tracing::warn!(error = format!("{error:#}"), "OUTPUT_CERTS");
-        }
         tokio::select! {
             () = clock.sleep_until(renewal) => {}
+            () = keep_files(config.output.as_deref(), &store) => {}
             () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Writes the files, and again whenever other roots are trusted; never returns.
+async fn keep_files(folder: Option<&Path>, store: &SecretStore) {
+    let Some(folder) = folder else {
+        return std::future::pending().await;
+    };
+    let mut changes = store.changes();
+    let mut written = TrustBundle::default();
+    loop {
+        let roots = store.roots();
+        if roots != written {
+            match write_files(folder, store) {
+                Ok(()) => written = roots,
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "OUTPUT_CERTS"),
+            }
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }

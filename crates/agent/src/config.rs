@@ -74,6 +74,8 @@ pub(crate) struct CertificateConfig {
     /// Certificate, key and roots that somebody else keeps up to date in files.
     pub(crate) mounted: Option<FileCertificate>,
     pub(crate) output: Option<PathBuf>,
+    /// What is revoked in the mesh, as the control plane says; the file need not be there.
+    pub(crate) revoked: PathBuf,
     pub(crate) ttl: Duration,
     pub(crate) renewal: RenewalPolicy,
     pub(crate) poll_interval: Duration,
@@ -406,6 +408,10 @@ fn certificates(
         provisioned: upstream.provisioned.clone(),
         mounted,
         output: environment.get("OUTPUT_CERTS").map(PathBuf::from),
+        revoked: environment
+            .get("LATEEN_CRL_FILE")
+            .unwrap_or("/var/run/secrets/istio/crl/ca-crl.pem")
+            .into(),
         ttl: environment.duration("SECRET_TTL", Duration::from_secs(24 * 3600))?,
         renewal: RenewalPolicy {
             grace_ratio: environment.number("SECRET_GRACE_PERIOD_RATIO", 0.5)?,

@@ -5,7 +5,7 @@ pub(crate) mod jwt;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use http::header::AUTHORIZATION;
@@ -17,6 +17,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 
 use crate::Clock;
+use crate::limits::{self, Allowance, Failures};
 
 /// The certificates that the peer of a TLS connection presented, leaf first. Whoever accepts connections puts it into
 /// the extensions of every request (and tonic's `TcpConnectInfo`, for the address in logs); tonic's own
@@ -165,6 +166,14 @@ pub enum TokenError {
     /// Whoever can tell does not answer.
     #[error("it cannot be checked now: {0}")]
     Unavailable(String),
+    /// Too many from that address proved nothing; nobody is asked about it.
+    #[error("too many tokens from {from} proved nothing: try again in {} ms", .wait.as_millis())]
+    TooOften {
+        /// Where they came from.
+        from: IpAddr,
+        /// When the next one is looked at.
+        wait: Duration,
+    },
 }
 
 /// Whom a token names.
@@ -203,6 +212,7 @@ pub struct Authenticator {
     bundle: watch::Receiver<Arc<TrustBundle>>,
     tokens: Vec<Arc<dyn TokenVerifier>>,
     clock: Clock,
+    failures: Failures,
 }
 
 // === impl Authenticator ===
@@ -222,7 +232,16 @@ impl Authenticator {
             bundle,
             tokens,
             clock,
+            failures: Failures::new(Allowance::FAILURES),
         }
+    }
+
+    /// Looks at so many tokens from one address that prove nothing, and at no more: checking them is others' work, too.
+    /// Certificates are not counted.
+    #[must_use]
+    pub fn with_failures(mut self, allowance: Allowance) -> Self {
+        self.failures = Failures::new(allowance);
+        self
     }
 
     /// Takes certificates of these trust domains too, as the mesh's own (`trustDomainAliases`).
@@ -267,7 +286,7 @@ impl Authenticator {
             None => None,
         };
         let token = match bearer {
-            Some(token) => match self.by_token(token, from, now).await {
+            Some(token) => match self.counted(token, from, now).await {
                 Ok(caller) => return Ok(caller),
                 Err(error) => Some(error),
             },
@@ -326,6 +345,24 @@ impl Authenticator {
                 not_after: chain.leaf().not_after(),
             },
         })
+    }
+
+    async fn counted(&self, token: &str, from: Option<IpAddr>, now: SystemTime) -> Result<Caller, TokenError> {
+        let Some(from) = from else {
+            return self.by_token(token, None, now).await;
+        };
+        if let Err(wait) = self.failures.may_try(from, now) {
+            return Err(TokenError::TooOften { from, wait });
+        }
+        let proved = self.by_token(token, Some(from), now).await;
+        // Nobody is to blame for what cannot be checked.
+        if proved
+            .as_ref()
+            .is_err_and(|error| !matches!(error, TokenError::Unavailable(_)))
+        {
+            self.failures.failed(from, now);
+        }
+        proved
     }
 
     async fn by_token(&self, token: &str, from: Option<IpAddr>, now: SystemTime) -> Result<Caller, TokenError> {
@@ -388,17 +425,19 @@ impl TokenError {
             Self::PodAccount { .. } => "token_pod_account",
             Self::Stolen { .. } => "token_stolen",
             Self::Unavailable(_) => "unavailable",
+            Self::TooOften { .. } => "rate",
         }
     }
 }
 
 impl From<&AuthError> for Status {
-    /// `Unauthenticated`; `PermissionDenied` for the proved identity of another mesh; `Unavailable` when the proof could
+    /// `Unauthenticated`; `ResourceExhausted` where too much has failed before; `PermissionDenied` for the proved identity of another mesh; `Unavailable` when the proof could
     /// not be checked.
     fn from(error: &AuthError) -> Self {
         let code = match error {
             AuthError::ForeignTrustDomain { .. } => Code::PermissionDenied,
             AuthError::Token(TokenError::Unavailable(_)) => Code::Unavailable,
+            AuthError::Token(TokenError::TooOften { wait, .. }) => return limits::too_often(error.to_string(), *wait),
             _ => Code::Unauthenticated,
         };
         Self::new(code, error.to_string())

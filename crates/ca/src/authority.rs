@@ -6,7 +6,7 @@ mod self_signed;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lateen_names::{Hostname, Namespace, SpiffeId, TrustDomain};
 use lateen_pki::{CaFileError, Chain, Csr, IssueError, KeyError, Serial, SigningCa, TrustBundle, Validity};
@@ -44,6 +44,8 @@ pub struct CaConfig {
     pub rotation: RotationPolicy,
     /// Host names and addresses of the control plane's own serving certificate.
     pub serving_names: Vec<Hostname>,
+    /// Roots that the mesh trusts besides the authority's own: those of signers elsewhere.
+    pub also_trusted: TrustBundle,
 }
 
 /// Where the signing certificate comes from.
@@ -51,8 +53,8 @@ pub struct CaConfig {
 pub enum RootSource {
     /// A root of its own, made on first use and kept in this directory: `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`.
     SelfSigned(PathBuf),
-    /// A directory with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`, as Istio's `cacerts`. Changes
-    /// are taken over while running.
+    /// A directory with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem` and, where something is revoked,
+    /// `ca-crl.pem`, as Istio's `cacerts`. Changes are taken over while running.
     PluggedIn(PathBuf),
     /// A root of its own that somebody else keeps, such as a Secret's keeper: it comes with
     /// [`CertificateAuthority::open_held`] and [`CertificateAuthority::adopt`]. The path names its place in errors.
@@ -163,7 +165,20 @@ impl CaConfig {
             root_ttl: 3650 * DAY,
             rotation: RotationPolicy::default(),
             serving_names,
+            also_trusted: TrustBundle::default(),
         }
+    }
+
+    /// All that the mesh trusts.
+    fn trusted(&self, own: &Arc<TrustBundle>) -> Arc<TrustBundle> {
+        if self.also_trusted.roots().is_empty() {
+            return Arc::clone(own);
+        }
+        let mut all = TrustBundle::clone(own);
+        for root in self.also_trusted.roots() {
+            all.add(root.clone());
+        }
+        Arc::new(all)
     }
 
     /// Where the signing certificate is kept, for errors.
@@ -253,7 +268,7 @@ impl CertificateAuthority {
         let metrics = Metrics::register(registry, &clock)?;
         let now = clock();
         let serving = ServingCertificate::new(&state.signing, &config, now)?;
-        let bundle = watch::Sender::new(Arc::clone(&state.bundle));
+        let bundle = watch::Sender::new(config.trusted(&state.bundle));
         let inner = Inner {
             config,
             clock,
@@ -278,10 +293,7 @@ impl CertificateAuthority {
     /// When the CA has expired, or the identity cannot be written in a certificate.
     pub fn issue(&self, request: &Csr, identity: &SpiffeId, ttl: Option<Duration>) -> Result<Issued, IssueError> {
         let config = &self.0.config;
-        let ttl = ttl
-            .filter(|ttl| !ttl.is_zero())
-            .unwrap_or(config.default_ttl)
-            .min(config.max_ttl);
+        let ttl = self.lifetime(ttl);
         let identity = SpiffeId {
             trust_domain: config.trust_domain.clone(),
             ..identity.clone()
@@ -293,8 +305,16 @@ impl CertificateAuthority {
             .issue(request.public_key(), &identity, validity, new_serial())?;
         Ok(Issued {
             chain: state.signing.chain_of(leaf),
-            bundle: Arc::clone(&state.bundle),
+            bundle: Arc::clone(&self.0.bundle.borrow()),
         })
+    }
+
+    /// How long a certificate is to last for which a caller asks for this duration: none or zero means the default, and
+    /// the maximum bounds it.
+    pub(crate) fn lifetime(&self, asked: Option<Duration>) -> Duration {
+        let config = &self.0.config;
+        let asked = asked.filter(|asked| !asked.is_zero());
+        asked.unwrap_or(config.default_ttl).min(config.max_ttl)
     }
 
     /// The trusted roots, and every change of them.
@@ -306,7 +326,7 @@ impl CertificateAuthority {
     /// The trusted roots in PEM, as `istio-ca-root-cert` and the proxies' `ROOTCA` hold them.
     #[must_use]
     pub fn bundle_pem(&self) -> String {
-        self.state().bundle.pem()
+        self.0.bundle.borrow().pem()
     }
 
     /// The trust domain of every identity that this CA certifies.
@@ -415,6 +435,16 @@ impl CertificateAuthority {
         }
     }
 
+    /// Counts lines of the audit log that could not be written.
+    #[must_use]
+    pub fn audit_lost(&self) -> prometheus::IntCounter {
+        self.0.metrics.audit_lost.clone()
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        (self.0.clock)()
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
@@ -441,7 +471,7 @@ impl CertificateAuthority {
 
 impl Inner {
     fn publish(&self, state: State) {
-        let bundle = Arc::clone(&state.bundle);
+        let bundle = self.config.trusted(&state.bundle);
         self.state.send_replace(Arc::new(state));
         self.bundle.send_if_modified(|current| {
             let changed = *current != bundle;

@@ -13,11 +13,14 @@
 //! Failure policy: at start-up, a file that cannot be used is an error that names it. At run time the last good
 //! certificate, root or key set stays in use and the failure is logged; a caller's bad request is that caller's error.
 
+mod audit;
 mod authenticate;
 mod authority;
+mod external;
 mod files;
 mod impersonate;
 pub mod kube;
+mod limits;
 mod metrics;
 mod service;
 mod serving;
@@ -26,6 +29,7 @@ mod token;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use audit::{AuditLog, Record};
 pub use authenticate::jwt::{JwksError, JwksSource, JwtVerifier};
 pub use authenticate::{
     AuthError, Authenticator, BoundPod, Caller, PeerCertificates, Proof, TokenError, TokenSubject, TokenVerifier,
@@ -34,9 +38,11 @@ pub use authority::{
     CaConfig, CaError, CertificateAuthority, Issued, RootContents, RootSource, RootStep, RotationPolicy, RotationStage,
     control_plane_names,
 };
+pub use external::{ExternalError, ExternalSigner};
 pub use files::FileError;
 pub use impersonate::{ImpersonationError, NodeAuthorizer};
 pub use lateen_pki as pki;
+pub use limits::Allowance;
 pub use service::CertificateService;
 pub use serving::ServingCertificate;
 pub use token::{TokenIssuer, TokenIssuerError};

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     /// By `reason`: why a caller was refused.
     pub(crate) refusals: IntCounterVec,
     pub(crate) issued: IntCounter,
+    pub(crate) audit_lost: IntCounter,
     pub(crate) root_end: Expiry,
     pub(crate) chain_end: Expiry,
 }
@@ -88,6 +89,10 @@ impl Metrics {
             issued: counter(
                 "citadel_server_success_cert_issuance_count",
                 "Certificates issued to workloads.",
+            )?,
+            audit_lost: counter(
+                "lateen_ca_audit_lost_total",
+                "Lines of the audit log of certificates that could not be written.",
             )?,
             root_end: expiry(
                 "citadel_server_root_cert_expiry_timestamp",

@@ -33,6 +33,7 @@ use lateen_names::Hostname;
 pub use built::{Built, Resource};
 pub use changes::{Anew, Changes};
 pub use facts::{Classes, Family};
+pub use listener::security::key_sources;
 pub use scope::{Rules, Scope};
 pub use survey::Survey;
 

@@ -2,7 +2,7 @@
 //!
 //! A proxy gets Secrets of its own namespace that its gateways (or its DestinationRules) name, and those of others only by the
 //! names that lowering makes of Gateway API listeners once a ReferenceGrant allows them (`kubernetes-gateway://`).
-//! ConfigMaps hold authorities only, which are no secret.
+//! ConfigMaps hold authorities only, which are no secret. Proxies whose identity may not read Secrets get those alone.
 
 use std::collections::BTreeSet;
 
@@ -122,6 +122,7 @@ pub fn select(snapshot: &Snapshot, facts: &OutboundFacts) -> Vec<Input> {
     wanted
         .names
         .into_iter()
+        .filter(|(name, _)| !facts.options.without_secrets || name.starts_with("configmap://"))
         .filter_map(|(name, role)| {
             let (material, origin) = find(snapshot, &facts.namespace, &name, role)?;
             Some(Input {

@@ -1,6 +1,7 @@
-//! The ConfigMap `istio-ca-root-cert` in every namespace of the mesh: whom its proxies trust.
+//! The ConfigMap `istio-ca-root-cert` in every namespace of the mesh: whom its proxies trust. And `istio-ca-crl`, where
+//! something is revoked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -21,6 +22,31 @@ pub const NAME: &str = "istio-ca-root-cert";
 /// The key that holds the trusted roots in PEM.
 pub const KEY: &str = "root-cert.pem";
 
+/// A ConfigMap that is kept in every namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Document {
+    /// The ConfigMap's name.
+    pub name: &'static str,
+    /// The key in it.
+    pub key: &'static str,
+    /// What the key holds; while that is empty, nothing is written.
+    pub content: fn(&TrustBundle) -> String,
+}
+
+/// The trusted roots.
+pub const ROOTS: Document = Document {
+    name: NAME,
+    key: KEY,
+    content: TrustBundle::pem,
+};
+
+/// What is revoked.
+pub const REVOKED: Document = Document {
+    name: "istio-ca-crl",
+    key: "ca-crl.pem",
+    content: TrustBundle::revoked_pem,
+};
+
 /// Namespaces of Kubernetes itself, in which nothing of the mesh ever runs.
 const LEFT_OUT: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
@@ -31,7 +57,7 @@ const BURST: u32 = 200;
 #[derive(Debug, PartialEq)]
 struct Held {
     labelled: bool,
-    roots: String,
+    data: BTreeMap<String, String>,
 }
 
 /// How writing one went.
@@ -45,11 +71,12 @@ enum Written {
 /// until it is dropped: only the leader may run it.
 pub async fn keep(
     client: Client,
+    document: Document,
     mut namespaces: watch::Receiver<Arc<BTreeSet<Namespace>>>,
     mut bundle: watch::Receiver<Arc<TrustBundle>>,
 ) {
-    let selection = Config::default().fields(&format!("metadata.name={NAME}"));
-    let mut held = Watched::new(Api::<ConfigMap>::all(client.clone()), selection, NAME, read);
+    let selection = Config::default().fields(&format!("metadata.name={}", document.name));
+    let mut held = Watched::new(Api::<ConfigMap>::all(client.clone()), selection, document.name, read);
     let mut queue = Queue::new(WRITES_PER_SECOND, BURST);
     let mut wanted: BTreeSet<String> = BTreeSet::new();
     let mut roots = String::new();
@@ -64,26 +91,27 @@ pub async fn keep(
                 wanted.iter().cloned().for_each(|name| queue.add(name));
             }
             Ok(()) = bundle.changed() => {
-                roots = bundle.borrow_and_update().pem();
+                roots = (document.content)(&bundle.borrow_and_update());
                 wanted.iter().cloned().for_each(|name| queue.add(name));
             }
             namespace = queue.next(), if held.is_synced() => {
-                let right = held.facts().get(&namespace).is_some_and(|held| held.labelled && held.roots == roots);
-                if right || !wanted.contains(&namespace) {
+                let right = held.facts().get(&namespace).is_some_and(|held| held.labelled && held.data.get(document.key) == Some(&roots));
+                let there = held.facts().contains_key(&namespace);
+                // Lists that are withdrawn are emptied where they are, and never begun.
+                if right || !wanted.contains(&namespace) || (roots.is_empty() && !there) {
                     queue.done(&namespace);
                     continue;
                 }
                 queue.write_allowed().await;
-                let there = held.facts().contains_key(&namespace);
-                match write(&client, &namespace, &roots, there).await {
+                match write(&client, document, &namespace, &roots, there).await {
                     Ok(Written::Now(map)) => {
-                        tracing::info!(namespace, configmap = NAME, repaired = there, "wrote the trusted roots");
+                        tracing::info!(namespace, configmap = document.name, repaired = there, "wrote the trusted roots");
                         held.note(&map);
                         queue.done(&namespace);
                     }
                     Ok(Written::NotNeeded) => queue.done(&namespace),
                     Err(error) => {
-                        tracing::warn!(%error, namespace, configmap = NAME, "cannot write the trusted roots");
+                        tracing::warn!(%error, namespace, configmap = document.name, "cannot write the trusted roots");
                         queue.retry(namespace);
                     }
                 }
@@ -98,23 +126,24 @@ fn read(map: &ConfigMap) -> Option<(String, Held)> {
         labelled: labels
             .and_then(|labels| labels.get("istio.io/config"))
             .is_some_and(|value| value == "true"),
-        roots: map
-            .data
-            .as_ref()
-            .and_then(|data| data.get(KEY))
-            .cloned()
-            .unwrap_or_default(),
+        data: map.data.clone().unwrap_or_default(),
     };
     Some((map.metadata.namespace.clone()?, held))
 }
 
-async fn write(client: &Client, namespace: &str, roots: &str, there: bool) -> Result<Written, kube::Error> {
+async fn write(
+    client: &Client,
+    Document { name, key, .. }: Document,
+    namespace: &str,
+    roots: &str,
+    there: bool,
+) -> Result<Written, kube::Error> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let content: Value = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": { "name": NAME, "namespace": namespace, "labels": { "istio.io/config": "true" } },
-        "data": { KEY: roots },
+        "metadata": { "name": name, "namespace": namespace, "labels": { "istio.io/config": "true" } },
+        "data": { key: roots },
     });
     if !there {
         let map: ConfigMap = serde_json::from_value(content.clone()).map_err(kube::Error::SerdeError)?;
@@ -136,7 +165,7 @@ async fn write(client: &Client, namespace: &str, roots: &str, there: bool) -> Re
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    match maps.patch(NAME, &params, &Patch::Merge(&content)).await {
+    match maps.patch(name, &params, &Patch::Merge(&content)).await {
         Ok(map) => Ok(Written::Now(map)),
         // It was deleted meanwhile; the watch will tell.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Written::NotNeeded),

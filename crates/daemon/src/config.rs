@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use lateen_names::{Namespace, ServiceAccount, TrustDomain};
 
 use crate::request::RequestArgs;
@@ -109,6 +110,29 @@ pub(crate) struct Config {
     #[arg(long, value_name = "FILE", env = "LATEEN_TOKEN_JWKS", requires = "token_issuer")]
     pub token_jwks: Option<PathBuf>,
 
+    /// How often the keys of token issuers are fetched again that RequestAuthentications name.
+    #[arg(long, value_name = "DURATION", env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", default_value = "20m", value_parser = duration)]
+    pub jwks_refresh: std::time::Duration,
+
+    /// Address ranges from which no keys are fetched, besides loopback, link-local addresses, metadata services of clouds
+    /// and the API server.
+    #[arg(long = "jwks-blocked", value_name = "CIDR", env = "BLOCKED_CIDRS_IN_JWKS_URIS", value_delimiter = ',', value_parser = range)]
+    pub jwks_blocked: Vec<IpNet>,
+
+    /// Address ranges from which keys are fetched although it would be refused, as for an issuer on this machine.
+    #[arg(long = "jwks-permitted", value_name = "CIDR", env = "LATEEN_JWKS_PERMITTED", value_delimiter = ',', value_parser = range)]
+    pub jwks_permitted: Vec<IpNet>,
+
+    /// File with roots, besides the system's, that vouch for issuers whose keys are fetched over https. Used when it
+    /// exists.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LATEEN_JWKS_ROOTS",
+        default_value = "/cacerts/extra.pem"
+    )]
+    pub jwks_roots: PathBuf,
+
     /// Audiences of which tokens must name one; repeatable.
     #[arg(long = "token-audience", value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = lateen_ca::TOKEN_AUDIENCE)]
     pub token_audiences: Vec<String>,
@@ -126,6 +150,39 @@ pub(crate) struct Config {
         value_parser = account
     )]
     pub trusted_node_accounts: Vec<(Namespace, ServiceAccount)>,
+
+    /// Who signs workloads' certificates in place of Lateen's own authority.
+    #[arg(long, value_enum, env = "EXTERNAL_CA")]
+    pub external_ca: Option<ExternalCa>,
+
+    /// The cluster's signer of workloads' certificates, where the workload names none.
+    #[arg(long, value_name = "SIGNER", env = "K8S_SIGNER")]
+    pub k8s_signer: Option<String>,
+
+    /// Domain of the signers that workloads name.
+    #[arg(long, value_name = "DOMAIN", env = "CERT_SIGNER_DOMAIN")]
+    pub cert_signer_domain: Option<String>,
+
+    /// File with the roots of the cluster's signers, which the mesh then trusts.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LATEEN_EXTERNAL_ROOTS",
+        default_value = "/etc/external-ca-cert/root-cert.pem"
+    )]
+    pub external_roots: PathBuf,
+
+    /// Where every certificate and every refusal is written down, a line of JSON each: a file, or `-` for standard output.
+    #[arg(long, value_name = "FILE", env = "LATEEN_CA_AUDIT_LOG", default_value = "-")]
+    pub ca_audit_log: PathBuf,
+
+    /// How many certificates a pod may ask for at once.
+    #[arg(long, value_name = "NUMBER", env = "LATEEN_CA_BURST", default_value = "30")]
+    pub ca_burst: u32,
+
+    /// After how long it may ask for another one. 0s: no limit.
+    #[arg(long, value_name = "DURATION", env = "LATEEN_CA_INTERVAL", default_value = "2s", value_parser = duration)]
+    pub ca_interval: std::time::Duration,
 
     /// Default lifetime of workload certificates.
     #[arg(long, value_name = "DURATION", env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = duration)]
@@ -202,6 +259,15 @@ pub(crate) struct Config {
     )]
     pub debug_namespaces: Vec<String>,
 
+    /// Connections at one port, at most.
+    #[arg(long, value_name = "NUMBER", env = "LATEEN_MAX_CONNECTIONS", default_value = "32768")]
+    pub max_connections: usize,
+
+    /// Connections from one address at one port that have proved nothing yet, at most: 512 where it is not given, and any
+    /// number from this machine.
+    #[arg(long, value_name = "NUMBER", env = "LATEEN_MAX_STRANGERS")]
+    pub max_strangers: Option<usize>,
+
     /// How long connections may go on after SIGTERM.
     #[arg(long, value_name = "DURATION", env = "LATEEN_GRACE", default_value = "5s", value_parser = duration)]
     pub grace: std::time::Duration,
@@ -226,6 +292,14 @@ pub(crate) enum NativeSidecars {
     False,
 }
 
+/// Who signs elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExternalCa {
+    /// The signers of the cluster, by the API `certificates.k8s.io`.
+    #[value(name = "ISTIOD_RA_KUBERNETES_API")]
+    KubernetesApi,
+}
+
 /// Form of log lines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -240,6 +314,15 @@ fn account(text: &str) -> Result<(Namespace, ServiceAccount), String> {
     let namespace = Namespace::new(namespace).map_err(|error| error.to_string())?;
     let name = ServiceAccount::new(name).map_err(|error| error.to_string())?;
     Ok((namespace, name))
+}
+
+/// A range, or a single address.
+fn range(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let range = text
+        .parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+    range.map_err(|_| format!("`{text}` is no address range, such as 10.0.0.0/8"))
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, humantime::DurationError> {

@@ -132,9 +132,15 @@ pub(crate) fn start(config: &Config, identity: &str, inputs: Inputs, supervisor:
     };
     supervisor.spawn("findings", hand_on(objects, outlets, supervisor.drain()));
 
-    let (of, roots) = (client.clone(), bundle.clone());
-    let work = move || root_certificates::keep(of.clone(), namespaces_seen.clone(), roots.clone());
-    spawn(supervisor, "root certificates", mesh.clone(), work);
+    let documents = [
+        ("root certificates", root_certificates::ROOTS),
+        ("revocation lists", root_certificates::REVOKED),
+    ];
+    for (task, document) in documents {
+        let (of, roots, seen) = (client.clone(), bundle.clone(), namespaces_seen.clone());
+        let work = move || root_certificates::keep(of.clone(), document, seen.clone(), roots.clone());
+        spawn(supervisor, task, mesh.clone(), work);
+    }
     let (of, from) = (client.clone(), namespace.clone());
     let told = Told {
         findings: findings_seen,

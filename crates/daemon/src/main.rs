@@ -9,11 +9,13 @@ mod listen;
 mod metrics;
 mod pipeline;
 mod request;
+mod secrets;
 mod sockets;
 mod trust;
 mod version;
 mod webhooks;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -30,8 +32,9 @@ use tonic::service::Routes;
 
 use crate::config::{Cli, Command, Config, LogFormat};
 use crate::debug::{Access, Debug, Steering};
+use crate::secrets::Secrets;
 use crate::sockets::{Services, Sockets};
-use crate::trust::Trust;
+use crate::trust::{MeshTrust, Trust};
 
 #[cfg(target_os = "linux")]
 #[global_allocator]
@@ -66,6 +69,10 @@ async fn run(config: Config) -> Result<()> {
     };
     let levels = logging::init(format, &format!("{CLIENT_LOG},{}", config.log))?;
     let cluster = cluster::connect_to(&config).await?;
+    let api_server = match &cluster {
+        Some(_) => lateen_sources::kube::api_server(config.kubeconfig.as_deref()).await,
+        None => BTreeSet::new(),
+    };
     let sockets = Sockets::bind(&config).await?;
     let metrics = Metrics::new();
     metrics.add_process()?;
@@ -74,10 +81,13 @@ async fn run(config: Config) -> Result<()> {
     let readiness = Readiness::new();
 
     let trust = match &cluster {
-        Some(client) => trust::open_in_cluster(&config, client.clone(), &metrics, &supervisor).await?,
+        Some(client) => {
+            let mesh = MeshTrust::read(&config, client.clone()).await?;
+            trust::open_in_cluster(&config, client.clone(), mesh, &metrics, &supervisor).await?
+        }
         None => trust::open(&config, &metrics, &supervisor)?,
     };
-    let pipeline = pipeline::start(&config, cluster.clone(), &supervisor, &readiness, &metrics)?;
+    let pipeline = pipeline::start(&config, cluster.clone(), api_server, &supervisor, &readiness, &metrics)?;
     let distributor = Distributor::new(
         pipeline.snapshots.clone(),
         Box::new(|node, snapshot| {
@@ -86,6 +96,7 @@ async fn run(config: Config) -> Result<()> {
         ProgressMetrics::new(&metrics)?,
     );
     supervisor.spawn("distribute", distributor.clone().run());
+    let secrets = cluster.clone().map(Secrets::new);
     if let Some(client) = cluster {
         let inputs = controllers::Inputs::new(client, &trust, &pipeline, &distributor);
         controllers::start(&config, &pod_name(), inputs, &supervisor);
@@ -111,15 +122,21 @@ async fn run(config: Config) -> Result<()> {
         Steering {
             distributor,
             debug: debug.clone(),
+            secrets,
         },
         settings,
         sessions,
         xds_metrics,
         supervisor.drain(),
     );
-    let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator));
+    let mut authority = CertificateService::new(trust.authority.clone(), Arc::clone(&trust.authenticator))
+        .with_allowance(trust::allowance(&config))
+        .with_audit(trust::audit_log(&config, &trust.authority)?);
     if let Some(nodes) = &trust.nodes {
         authority = authority.with_nodes(Arc::clone(nodes));
+    }
+    if let Some(signer) = &trust.external {
+        authority = authority.with_external(Arc::clone(signer));
     }
     let authority = authority.into_server().max_decoding_message_size(CA_REQUEST_LIMIT);
 

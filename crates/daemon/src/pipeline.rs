@@ -1,14 +1,21 @@
 //! From sources to snapshots: one task owns the index.
+//!
+//! Sources of objects come first. What they name of issuers' keys is then fetched, and snapshots wait for the first
+//! attempt at each: at the start as long as attempts take, later for a moment only, so that an issuer that does not
+//! answer delays nobody's configuration.
 
-use std::collections::HashSet;
+mod keys;
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use lateen_injector::InjectionSettings;
 use lateen_lower::istio::analysis;
 use lateen_lower::mesh::Settings;
-use lateen_lower::{Index, Kind, Object};
+use lateen_lower::{Index, KeysEvent, Kind, Object};
 use lateen_model::deployment::Deployments;
 use lateen_model::status::Statuses;
 use lateen_model::{Diagnostic, Snapshot};
@@ -91,6 +98,7 @@ impl Objects {
 pub(crate) fn start(
     config: &Config,
     cluster: Option<Client>,
+    api_server: BTreeSet<SocketAddr>,
     supervisor: &Supervisor,
     readiness: &Readiness,
     metrics: &Metrics,
@@ -122,6 +130,7 @@ pub(crate) fn start(
         }
     };
 
+    let keys = keys::start(config, api_server, supervisor, metrics)?;
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (objects, objects_seen) = watch::channel(Arc::new(Objects::default()));
     let (injection, injection_seen) = Injection::new(config, settings.injection.clone());
@@ -133,6 +142,8 @@ pub(crate) fn start(
         objects,
         metrics: IndexMetrics::new(metrics)?,
         seen,
+        latest: None,
+        keys,
     };
     supervisor.spawn("index", owner.run(arriving, synced, supervisor.drain()));
     Ok(Pipeline {
@@ -143,7 +154,8 @@ pub(crate) fn start(
     })
 }
 
-fn settings(config: &Config) -> Result<Settings> {
+/// What the index is told of this process.
+pub(crate) fn settings(config: &Config) -> Result<Settings> {
     let mut settings = Settings::new(config.revision.as_deref().unwrap_or_default())?;
     settings.cluster = config.cluster_id.clone();
     settings.domain.clone_from(&config.domain);
@@ -167,6 +179,9 @@ struct Owner {
     objects: watch::Sender<Arc<Objects>>,
     metrics: IndexMetrics,
     seen: watch::Sender<Seen>,
+    /// The newest snapshot, handed out or held back.
+    latest: Option<Arc<Snapshot>>,
+    keys: keys::Keys,
 }
 
 impl Owner {
@@ -175,20 +190,31 @@ impl Owner {
     async fn run(mut self, mut arriving: mpsc::Receiver<Update>, synced: ReadyGuard, drain: Drain) -> Result<()> {
         let mut synced = Some(synced);
         loop {
-            let first = tokio::select! {
-                update = arriving.recv() => update,
+            let held_until = self.keys.held_until();
+            tokio::select! {
+                update = arriving.recv() => {
+                    let Some(mut update) = update else {
+                        bail!("the source of configuration ended");
+                    };
+                    let since = Instant::now();
+                    while let Ok(next) = arriving.try_recv() {
+                        update.events.extend(next.events);
+                        (update.problems, update.versions) = (next.problems, next.versions);
+                    }
+                    self = tokio::task::spawn_blocking(move || self.apply(update, since)).await?;
+                }
+                Some(events) = self.keys.arriving.recv() => {
+                    self = tokio::task::spawn_blocking(move || self.apply_keys(events)).await?;
+                }
+                () = tokio::time::sleep_until(held_until.unwrap_or_else(tokio::time::Instant::now)), if held_until.is_some() => {
+                    self.keys.give_up();
+                    self.hand_out();
+                }
                 () = drain.started() => return Ok(()),
-            };
-            let Some(mut update) = first else {
-                bail!("the source of configuration ended");
-            };
-            let since = Instant::now();
-            while let Ok(next) = arriving.try_recv() {
-                update.events.extend(next.events);
-                (update.problems, update.versions) = (next.problems, next.versions);
             }
-            self = tokio::task::spawn_blocking(move || self.apply(update, since)).await?;
-            drop(synced.take());
+            if self.snapshots.borrow().is_some() {
+                drop(synced.take());
+            }
         }
     }
 
@@ -198,8 +224,7 @@ impl Owner {
             problems,
             versions,
         } = update;
-        let published = self.snapshots.borrow().clone();
-        if let Some(snapshot) = &published
+        if let Some(snapshot) = &self.latest
             && events.is_empty()
             && problems == self.objects.borrow().problems
         {
@@ -208,7 +233,7 @@ impl Owner {
             return self;
         }
         // Most batches are about endpoints; what depends on configuration alone is not made anew for them.
-        let configured = published.is_none() || events.iter().any(metrics::is_configuration);
+        let configured = self.latest.is_none() || events.iter().any(metrics::is_configuration);
         self.metrics.received(&events);
         self.injection.observe(&events);
         let begun = Instant::now();
@@ -216,14 +241,49 @@ impl Owner {
         let snapshot = self.index.publish();
         let took = begun.elapsed();
         self.injection.publish(self.index.mesh_config(), self.index.objects());
-        let known = Arc::clone(&self.objects.borrow());
         let configuration = if configured {
             Arc::new(configuration(&self.index))
         } else {
-            Arc::clone(&known.configuration)
+            Arc::clone(&self.objects.borrow().configuration)
         };
-        let findings = match &published {
-            Some(published) if judged_alike(published, &snapshot) => Arc::clone(&known.findings),
+        self.publish(snapshot, configuration, problems, (since.elapsed(), took));
+        // Whoever learns of the snapshot finds out what it holds.
+        self.seen.send_replace(Seen::new(self.generation(), &versions));
+        self.hand_out();
+        self
+    }
+
+    /// As [`Self::apply`], for what became known of issuers' keys.
+    fn apply_keys(mut self, events: Vec<KeysEvent>) -> Self {
+        let begun = Instant::now();
+        self.index.apply_keys(events);
+        let snapshot = self.index.publish();
+        if self.latest.is_some() {
+            let known = Arc::clone(&self.objects.borrow());
+            let configuration = Arc::clone(&known.configuration);
+            let took = begun.elapsed();
+            self.publish(snapshot, configuration, Arc::clone(&known.problems), (took, took));
+            self.seen.send_modify(|seen| seen.snapshot = self.generation());
+        }
+        self.hand_out();
+        self
+    }
+
+    fn generation(&self) -> u64 {
+        self.latest.as_ref().map_or(0, |snapshot| snapshot.generation)
+    }
+
+    /// Writes down what a snapshot means to users, and which keys it needs.
+    fn publish(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        configuration: Arc<Configuration>,
+        problems: Arc<[Problem]>,
+        (since, took): (Duration, Duration),
+    ) {
+        let known = Arc::clone(&self.objects.borrow());
+        let findings = match &self.latest {
+            Some(latest) if judged_alike(latest, &snapshot) => Arc::clone(&known.findings),
             _ => {
                 let findings = findings(&snapshot);
                 let told: HashSet<&Diagnostic> = known.findings.iter().collect();
@@ -235,7 +295,7 @@ impl Owner {
         };
         let broken = problems.iter().filter(|problem| problem.severity == Severity::Error);
         self.metrics
-            .published(&snapshot, &findings, broken.count(), since.elapsed(), took);
+            .published(&snapshot, &findings, broken.count(), since, took);
         self.objects.send_replace(Arc::new(Objects {
             configuration,
             findings,
@@ -243,14 +303,21 @@ impl Owner {
             deployments: Arc::clone(self.index.deployments()),
             problems,
         }));
-        // Whoever learns of the snapshot finds out what it holds.
-        self.seen.send_replace(Seen::new(snapshot.generation, &versions));
+        self.keys.want(self.latest.as_deref(), &snapshot);
+        self.latest = Some(snapshot);
+    }
+
+    /// Hands out the newest snapshot, unless it waits for keys.
+    fn hand_out(&mut self) {
+        let Some(latest) = &self.latest else { return };
+        if self.keys.hold(&self.index) {
+            return;
+        }
         self.snapshots.send_if_modified(|current| {
-            let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &snapshot));
-            *current = Some(snapshot);
+            let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, latest));
+            *current = Some(Arc::clone(latest));
             !same
         });
-        self
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use lateen_runtime::{Supervisor, admin};
+use lateen_runtime::Supervisor;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use crate::config::Config;
-use crate::listen::{self, Security};
+use crate::listen::{self, Limits, Security};
 use crate::trust::Trust;
 
 /// Everything that is listened on.
@@ -80,11 +80,18 @@ impl Sockets {
     /// When there is no certificate to serve with, or the file of addresses cannot be written.
     pub(crate) fn serve(self, services: Services, config: &Config, supervisor: &Supervisor) -> Result<()> {
         let addresses = self.addresses()?;
+        let limits = || Limits::new(config.max_connections, config.max_strangers);
         if let Some(listener) = self.plaintext {
             tracing::warn!("ADS without TLS is on: whoever reaches it gets configuration");
             supervisor.spawn(
                 "plaintext",
-                listen::serve(listener, Security::Plaintext, services.plaintext, supervisor.drain()),
+                listen::serve(
+                    listener,
+                    Security::Plaintext,
+                    services.plaintext,
+                    limits(),
+                    supervisor.drain(),
+                ),
             );
         }
         let tls = services.trust.authority.server_tls_config()?;
@@ -95,22 +102,25 @@ impl Sockets {
         };
         supervisor.spawn(
             "secure",
-            listen::serve(self.secure, security, services.secure, supervisor.drain()),
+            listen::serve(self.secure, security, services.secure, limits(), supervisor.drain()),
         );
         supervisor.spawn(
             "webhooks",
-            listen::serve_https(self.https, https, services.webhooks, supervisor.drain()),
+            listen::serve_https(self.https, https, services.webhooks, limits(), supervisor.drain()),
         );
         supervisor.spawn(
             "http",
-            admin::serve(self.http, services.http.clone(), supervisor.drain()),
+            listen::serve_http(self.http, services.http.clone(), limits(), supervisor.drain()),
         );
         supervisor.spawn(
             "monitoring",
-            admin::serve(self.monitoring, services.http, supervisor.drain()),
+            listen::serve_http(self.monitoring, services.http, limits(), supervisor.drain()),
         );
         if let Some(listener) = self.control {
-            supervisor.spawn("control", admin::serve(listener, services.control, supervisor.drain()));
+            supervisor.spawn(
+                "control",
+                listen::serve_http(listener, services.control, limits(), supervisor.drain()),
+            );
         }
         tracing::info!(
             secure = %addresses.secure, http = %addresses.http, https = %addresses.https, monitoring = %addresses.monitoring,

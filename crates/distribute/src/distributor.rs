@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lateen_compile::{Classes, Family};
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Diagnostic, Proxy, Snapshot};
-use lateen_names::ObjectRef;
+use lateen_names::{Name, ObjectKey, ObjectRef, SpiffeId};
 use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
 use tokio::sync::watch;
 
@@ -211,6 +211,11 @@ impl Distributor {
             Ok(mut proxy) => {
                 // Once a proxy has tables whole it keeps them so: in between it would have none.
                 proxy.capabilities.virtual_hosts = connected.classes.outbound.capabilities.virtual_hosts;
+                // What its identity decided when it connected holds for as long as it is connected.
+                proxy.options.without_secrets = connected.proxy.options.without_secrets;
+                if proxy.service_account.is_empty() {
+                    proxy.service_account = Arc::clone(&connected.proxy.service_account);
+                }
                 if proxy != *connected.proxy {
                     connected.proxy = Arc::new(proxy);
                 }
@@ -307,7 +312,7 @@ impl Distributor {
         // Another stream may have turned to a newer one.
         let snapshot = families.snapshot().cloned().unwrap_or(snapshot);
         let mut proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
-        authorize(&proxy, peer)?;
+        authorize(&mut proxy, peer, &snapshot)?;
         proxy.capabilities.virtual_hosts = dialect == Dialect::Delta && proxy.kind == ProxyKind::Sidecar;
         let Some(classes) = families.classes_of(&proxy) else {
             return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));
@@ -378,8 +383,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A stream gets the configuration of the identity that its certificate proves, and of no other.
-fn authorize(proxy: &Proxy, peer: &Peer) -> Result<(), Refusal> {
+/// A stream gets the configuration of the identity that its certificate proves, and of no other. What the Node says of its
+/// account counts only as far as it is the same, and a pod that is known has the account that Kubernetes knows.
+fn authorize(proxy: &mut Proxy, peer: &Peer, snapshot: &Snapshot) -> Result<(), Refusal> {
+    proxy.options.without_secrets = peer.without_secrets;
     let Some(identity) = &peer.identity else { return Ok(()) };
     if identity.namespace != proxy.namespace {
         return Err(Refusal::Denied(format!(
@@ -387,13 +394,31 @@ fn authorize(proxy: &Proxy, peer: &Peer) -> Result<(), Refusal> {
             proxy.namespace, identity.namespace
         )));
     }
-    if !proxy.service_account.is_empty() && *identity.service_account.as_str() != *proxy.service_account {
+    let account = identity.service_account.as_str();
+    if proxy.service_account.is_empty() {
+        proxy.service_account = account.into();
+    } else if *proxy.service_account != *account {
         return Err(Refusal::Denied(format!(
-            "the node claims service account `{}`, but its certificate is for `{}`",
-            proxy.service_account, identity.service_account
+            "the node claims service account `{}`, but its certificate is for `{account}`",
+            proxy.service_account
         )));
     }
-    Ok(())
+    let key = Name::new(&proxy.name).map(|name| ObjectKey {
+        namespace: Some(proxy.namespace.clone()),
+        name,
+    });
+    // A Node whose name is none can be no pod's.
+    let workload = key
+        .ok()
+        .and_then(|key| snapshot.workloads.get(&(proxy.cluster.clone(), key)));
+    let known = workload.and_then(|workload| workload.identity.as_deref()?.parse::<SpiffeId>().ok());
+    match known {
+        Some(known) if known.service_account != identity.service_account => Err(Refusal::Denied(format!(
+            "the node claims to be pod `{}`, which runs as service account `{}`, but its certificate is for `{account}`",
+            proxy.name, known.service_account
+        ))),
+        _ => Ok(()),
+    }
 }
 
 impl Discovery for Distributor {

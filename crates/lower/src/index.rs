@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::context::{Context, diagnostic, labels};
 use crate::gateway_api::{Parameters, Served};
+use crate::keys::{self, KeySource, KeysEvent};
 use crate::kube::credential;
 use crate::kube::entry::EntryFacts;
 use crate::kube::pod::{NodeFacts, PodFacts};
@@ -55,6 +56,8 @@ pub struct Index {
     registry_diagnostics: BTreeMap<ObjectKey, Vec<Diagnostic>>,
     config: Config,
     credentials: Table<ObjectKey, Credential>,
+    /// Keys of token issuers, as far as somebody fetched them.
+    keys: keys::Fetched,
     /// ConfigMaps that change what is made for Gateways.
     parameters: BTreeMap<ObjectKey, Parameters>,
     served: Vec<Served>,
@@ -105,6 +108,7 @@ impl Index {
             registry_diagnostics: BTreeMap::new(),
             config: Config::default(),
             credentials: Table::default(),
+            keys: keys::Fetched::new(),
             parameters: BTreeMap::new(),
             served: Vec::new(),
             statuses: Arc::default(),
@@ -125,6 +129,35 @@ impl Index {
                 Change::Delete { kind, key } => self.set(&cluster, kind, key, None),
             }
         }
+    }
+
+    /// Takes in what became known of issuers' keys, in order.
+    pub fn apply_keys(&mut self, batch: Vec<KeysEvent>) {
+        for KeysEvent { source, fetched } in batch {
+            if self.keys.get(&source) == fetched.as_ref() {
+                continue;
+            }
+            let naming = self.config.request_authentications.iter();
+            let naming = naming.filter(|(_, policy)| {
+                policy
+                    .rules
+                    .iter()
+                    .any(|rule| rule.key_source().as_ref() == Some(&source))
+            });
+            let naming: Vec<ObjectKey> = naming.map(|(key, _)| key.clone()).collect();
+            for key in naming {
+                self.config.mark(Kind::RequestAuthentication, key, &self.objects);
+            }
+            match fetched {
+                Some(fetched) => self.keys.insert(source, fetched),
+                None => self.keys.remove(&source),
+            };
+        }
+    }
+
+    /// Whether an attempt to fetch these keys has been made.
+    pub fn knows_keys(&self, source: &KeySource) -> bool {
+        self.keys.contains_key(source)
     }
 
     /// Makes anew what depends on the events since the last time, and returns the world as it is now: the same
@@ -151,6 +184,7 @@ impl Index {
             &Around {
                 registry: &self.registry,
                 credentials: &self.credentials,
+                keys: &self.keys,
                 parameters: &self.parameters,
                 settings: &self.settings,
             },

@@ -9,6 +9,7 @@
 //! - `kube`: Services, EndpointSlices, Pods, Nodes, ServiceEntries: who is called, and where it runs;
 //! - [`istio`]: Istio's own kinds, one module per kind;
 //! - [`gateway_api`]: Gateway API and Ingress;
+//! - [`keys`]: public keys of token issuers, as somebody fetched them;
 //! - [`mesh`]: MeshConfig, MeshNetworks, ProxyConfig;
 //! - [`node`]: proxies from what they say of themselves, and what they would say, from their pods.
 
@@ -17,6 +18,7 @@ pub mod context;
 pub mod gateway_api;
 pub mod index;
 pub mod istio;
+pub mod keys;
 mod kube;
 pub mod mesh;
 pub mod node;
@@ -26,5 +28,6 @@ pub mod yaml;
 pub use admission::Admission;
 pub use context::Context;
 pub use index::Index;
+pub use keys::{FetchedKeys, KeySource, KeysEvent};
 pub use mesh::Settings;
 pub use object::{Change, Event, Kind, Object};

@@ -1,6 +1,7 @@
 //! Policies that workloads are subject to: authentication, authorization, telemetry, patches.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub struct JwtRule {
     pub jwks_uri: Option<Arc<str>>,
     /// Keys, inline.
     pub jwks: Option<Arc<str>>,
+    /// Keys that the control plane fetched, where they are not inline.
+    pub fetched: Option<Arc<str>>,
     /// Headers to look in.
     pub from_headers: Vec<JwtHeader>,
     /// Query parameters to look in.
@@ -98,6 +101,41 @@ pub struct JwtRule {
     pub space_delimited_claims: Vec<Arc<str>>,
     /// Whether a request without token is refused (`presence: REQUIRED`).
     pub required: bool,
+}
+
+impl JwtRule {
+    /// Where its keys are fetched from; none when they are inline, or when nothing says where.
+    pub fn key_source(&self) -> Option<KeySource> {
+        if self.jwks.as_deref().is_some_and(|keys| !keys.is_empty()) {
+            return None;
+        }
+        match &self.jwks_uri {
+            Some(uri) => Some(KeySource::Uri(Arc::clone(uri))),
+            None => is_url(&self.issuer).then(|| KeySource::Issuer(Arc::clone(&self.issuer))),
+        }
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("https://") || text.starts_with("http://")
+}
+
+/// Where the keys of an issuer are published.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeySource {
+    /// At this URL (`jwksUri`).
+    Uri(Arc<str>),
+    /// Where this issuer's OpenID configuration says (OpenID Connect Discovery 1.0, §4): rules that name an issuer only.
+    Issuer(Arc<str>),
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri(url) => f.write_str(url),
+            Self::Issuer(issuer) => write!(f, "OpenID configuration of {issuer}"),
+        }
+    }
 }
 
 /// RequestAuthentication.

@@ -46,6 +46,8 @@ pub struct Capabilities {
 /// Environment-like metadata that changes configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Options {
+    /// Whether it gets no Secrets, because its identity may not read them. Never by its own word.
+    pub without_secrets: bool,
     /// `DNS_CAPTURE`: the agent answers DNS.
     pub dns_capture: bool,
     /// `DNS_AUTO_ALLOCATE`.

@@ -4,9 +4,13 @@ use std::time::SystemTime;
 
 use lateen_names::SpiffeId;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy,
+};
 
 use crate::certificate::{Certificate, CertificateError, Chain};
+use crate::crl::RevocationList;
 
 /// A chain of certificates is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +32,7 @@ pub enum VerifyError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustBundle {
     roots: Vec<Certificate>,
+    revoked: Vec<RevocationList>,
 }
 
 impl TrustBundle {
@@ -63,6 +68,20 @@ impl TrustBundle {
         let before = self.roots.len();
         self.roots.retain(|kept| kept != root);
         self.roots.len() < before
+    }
+
+    /// Takes what these lists revoke for untrusted. A list counts for the certificates of its own issuer, and longer than
+    /// it says itself: that its successor is late must not bring back what was revoked.
+    #[must_use]
+    pub fn with_revoked(mut self, lists: impl IntoIterator<Item = RevocationList>) -> Self {
+        self.revoked.extend(lists);
+        self
+    }
+
+    /// The revocation lists in PEM; empty where there are none.
+    #[must_use]
+    pub fn revoked_pem(&self) -> String {
+        self.revoked.iter().map(RevocationList::pem).collect()
     }
 
     /// The roots.
@@ -111,6 +130,15 @@ impl TrustBundle {
             .iter()
             .map(|certificate| certificate.der().clone())
             .collect();
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().map(RevocationList::parsed).collect();
+        // Without any list there are no options.
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
         let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         certificate
             .verify_for_usage(
@@ -119,7 +147,7 @@ impl TrustBundle {
                 &intermediates,
                 UnixTime::since_unix_epoch(since_epoch),
                 KeyUsage::client_auth(),
-                None,
+                revocation,
                 None,
             )
             .map(drop)
@@ -132,6 +160,7 @@ fn describe(error: &webpki::Error) -> String {
         webpki::Error::UnknownIssuer => "no trusted root vouches for it".to_owned(),
         webpki::Error::CertExpired { .. } => "it has expired".to_owned(),
         webpki::Error::CertNotValidYet { .. } => "it is not valid yet".to_owned(),
+        webpki::Error::CertRevoked => "it is revoked".to_owned(),
         webpki::Error::CaUsedAsEndEntity => "it is a CA's certificate, not a workload's".to_owned(),
         webpki::Error::InvalidSignatureForPublicKey => "a signature in it is wrong".to_owned(),
         other => format!("{other:?}"),

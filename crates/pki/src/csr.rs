@@ -5,6 +5,7 @@ use lateen_names::SpiffeId;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
     OID_SIG_ECDSA_WITH_SHA384,
@@ -136,6 +137,36 @@ impl Csr {
             der: der.to_vec(),
             public_key,
         })
+    }
+
+    /// Whether it asks for this identity and for nothing else, as whoever signs what is asked for must be sure of: one URI
+    /// name, and not to be an authority.
+    #[must_use]
+    pub fn asks_only_for(&self, identity: &SpiffeId) -> bool {
+        let Ok((_, request)) = X509CertificationRequest::from_der(&self.der) else {
+            return false;
+        };
+        let mut names = 0;
+        for extension in request.requested_extensions().into_iter().flatten() {
+            match extension {
+                ParsedExtension::SubjectAlternativeName(asked) => {
+                    names += asked.general_names.len();
+                    let own =
+                        |name: &GeneralName<'_>| matches!(name, GeneralName::URI(uri) if *uri == identity.to_string());
+                    if !asked.general_names.iter().all(own) {
+                        return false;
+                    }
+                }
+                ParsedExtension::BasicConstraints(asked) if asked.ca => return false,
+                ParsedExtension::KeyUsage(asked) if asked.key_cert_sign() || asked.crl_sign() => return false,
+                ParsedExtension::BasicConstraints(_)
+                | ParsedExtension::KeyUsage(_)
+                | ParsedExtension::ExtendedKeyUsage(_)
+                | ParsedExtension::SubjectKeyIdentifier(_) => {}
+                _ => return false,
+            }
+        }
+        names == 1
     }
 
     /// The request in PEM.

@@ -27,6 +27,7 @@
 
 mod bundle;
 mod certificate;
+mod crl;
 mod csr;
 mod der;
 mod key;
@@ -36,6 +37,7 @@ mod signing;
 
 pub use bundle::{TrustBundle, VerifyError};
 pub use certificate::{Certificate, CertificateError, Chain, Serial};
+pub use crl::{RevocationError, RevocationList};
 pub use csr::{Csr, CsrError};
 pub use key::{KeyAlgorithm, KeyError, PrivateKey, PublicKey};
 pub use plugged::{CaFileError, CaFileProblem, CaFiles};

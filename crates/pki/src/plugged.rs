@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::bundle::{TrustBundle, VerifyError};
-use crate::certificate::{Certificate, CertificateError, Serial};
+use crate::certificate::{Certificate, CertificateError, Chain, Serial};
+use crate::crl::{RevocationError, RevocationList};
 use crate::key::{KeyError, PrivateKey};
 use crate::rotation::Validity;
 use crate::signing::{IssueError, SigningCa};
@@ -61,6 +62,12 @@ pub enum CaFileProblem {
     /// What the CA signs does not lead to a root.
     #[error("certificates of ca-cert.pem do not lead to a root in root-cert.pem over cert-chain.pem: {0}")]
     Chain(VerifyError),
+    /// It holds no usable revocation list.
+    #[error(transparent)]
+    Revoked(#[from] RevocationError),
+    /// With the revocation lists, nothing that the CA signs is trusted.
+    #[error("with it, no certificate of ca-cert.pem is trusted: {0}")]
+    RevokesAll(VerifyError),
     /// The CA cannot sign.
     #[error("a certificate signed on trial failed: {0}")]
     Trial(IssueError),
@@ -91,6 +98,24 @@ impl SigningCa {
         let ca = Self::from_parts(key, certificate, intermediates, roots, end);
         try_out(&ca, now).map_err(at("cert-chain.pem"))?;
         Ok(ca)
+    }
+
+    /// The roots that go with this CA, and what the lists of `ca-crl.pem` revoke.
+    ///
+    /// # Errors
+    /// When a list cannot be read, or nothing that the CA signs would be trusted with it.
+    pub fn roots_with_revoked(&self, ca_crl: &[u8], now: SystemTime) -> Result<TrustBundle, CaFileError> {
+        let at = |problem: CaFileProblem| CaFileError {
+            file: "ca-crl.pem",
+            problem,
+        };
+        let lists = RevocationList::parse_pem(ca_crl).map_err(|error| at(error.into()))?;
+        let bundle = self.roots().clone().with_revoked(lists);
+        let trial = trial(self, now).map_err(at)?;
+        match bundle.verify_path(&trial, now) {
+            Ok(()) => Ok(bundle),
+            Err(error) => Err(at(CaFileProblem::RevokesAll(error))),
+        }
     }
 }
 
@@ -207,6 +232,12 @@ fn end_of_path(certificate: &Certificate, intermediates: &[Certificate], roots: 
 }
 
 fn try_out(ca: &SigningCa, now: SystemTime) -> Result<(), CaFileProblem> {
+    let trial = trial(ca, now)?;
+    ca.roots().verify_path(&trial, now).map_err(CaFileProblem::Chain)
+}
+
+/// A certificate that is signed only to see whether it can be.
+fn trial(ca: &SigningCa, now: SystemTime) -> Result<Chain, CaFileProblem> {
     let key = PrivateKey::generate()?;
     // The trial's names need only be well-formed.
     let host =
@@ -215,7 +246,5 @@ fn try_out(ca: &SigningCa, now: SystemTime) -> Result<(), CaFileProblem> {
     let leaf = ca
         .issue_serving(key.public_key(), &[host], None, validity, Serial::new([0; 16]))
         .map_err(CaFileProblem::Trial)?;
-    ca.roots()
-        .verify_path(&ca.chain_of(leaf), now)
-        .map_err(CaFileProblem::Chain)
+    Ok(ca.chain_of(leaf))
 }

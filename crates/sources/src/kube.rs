@@ -17,6 +17,7 @@ mod prune;
 mod raw;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +76,31 @@ pub enum KubeError {
 /// # Errors
 /// When neither is there, or what is there is broken. Whether the API server answers is not tried.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
-    let config = match kubeconfig {
-        None => Config::incluster().map_err(|error| KubeError::NotInCluster(Box::new(error)))?,
+    let config = config(kubeconfig).await?;
+    Client::try_from(config).map_err(|error| KubeError::Client(Box::new(error)))
+}
+
+/// Where the API server listens that [`connect`] would connect to: nothing, where that cannot be told.
+pub async fn api_server(kubeconfig: Option<&Path>) -> BTreeSet<SocketAddr> {
+    let Ok(config) = config(kubeconfig).await else {
+        return BTreeSet::new();
+    };
+    let url = config.cluster_url;
+    let default = if url.scheme_str() == Some("http") { 80 } else { 443 };
+    let host = url
+        .host()
+        .unwrap_or_default()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    match tokio::net::lookup_host((host, url.port_u16().unwrap_or(default))).await {
+        Ok(addresses) => addresses.collect(),
+        Err(_) => BTreeSet::new(),
+    }
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, KubeError> {
+    match kubeconfig {
+        None => Config::incluster().map_err(|error| KubeError::NotInCluster(Box::new(error))),
         Some(path) => {
             let failed = |source| KubeError::Kubeconfig {
                 path: path.to_owned(),
@@ -88,10 +112,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
                 all = all.merge(next).map_err(failed)?;
             }
             let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(all, &options).await.map_err(failed)?
+            Config::from_custom_kubeconfig(all, &options).await.map_err(failed)
         }
-    };
-    Client::try_from(config).map_err(|error| KubeError::Client(Box::new(error)))
+    }
 }
 
 /// Reads what the cluster holds now, all kinds of it. An API server that does not answer is waited for: give it a deadline.

@@ -4,6 +4,7 @@
 
 pub mod file;
 mod holdover;
+pub mod jwks;
 pub mod kube;
 mod update;
 

@@ -73,7 +73,7 @@ pub struct Lateend {
 /// Where it reads configuration.
 #[derive(Debug, Clone)]
 enum Source {
-    Files(PathBuf),
+    Files { path: PathBuf, flags: Vec<String> },
     Cluster { kubeconfig: PathBuf, flags: Vec<String> },
 }
 
@@ -92,7 +92,18 @@ impl Lateend {
     /// # Errors
     /// When it does not build, ends, or is not ready in time; with the end of its log.
     pub async fn start(world: &World) -> Result<Self> {
-        let source = Source::Files(world.config().to_owned());
+        Self::start_with(world, &[]).await
+    }
+
+    /// As [`Self::start`], with further flags.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(world: &World, flags: &[&str]) -> Result<Self> {
+        let source = Source::Files {
+            path: world.config().to_owned(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        };
         let mut started = Self::launch(world.directory(), source)?;
         started.wait().await?;
         Ok(started)
@@ -225,7 +236,7 @@ fn spawn(directory: &Path, source: &Source, addresses: Addresses) -> Result<Proc
     // What this process is told of clusters is no business of the one under test.
     command.env_remove("KUBECONFIG");
     match source {
-        Source::Files(path) => command.arg("--config").arg(path),
+        Source::Files { path, flags } => command.arg("--config").arg(path).args(flags),
         Source::Cluster { kubeconfig, flags } => command.arg("--kubeconfig").arg(kubeconfig).args(flags),
     };
     command.arg("--data-dir").arg(directory.join("data"));

@@ -19,6 +19,8 @@ pub struct Peer {
     pub identity: Option<SpiffeId>,
     /// Where it connects from.
     pub address: Option<SocketAddr>,
+    /// Whether it gets no secrets: its identity may not read those of its namespace, or nobody knows it.
+    pub without_secrets: bool,
 }
 
 /// Answers what proxies should hold.

@@ -7,6 +7,8 @@ mod identity;
 mod repaired;
 mod replica;
 mod root;
+mod secrets;
+mod signer;
 mod status;
 
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use lateen_ca::kube::SecretRoot;
+use lateen_ca::pki::{RevocationList, TrustBundle};
 use lateen_ca::{CaConfig, CertificateAuthority, RootStep};
 use lateen_controllers::{root_certificates, webhooks};
 use lateen_names::{Hostname, Namespace};
@@ -78,6 +79,7 @@ async fn every_namespace_has_the_roots_whatever_happens_to_them() -> Result<()> 
     let mut tasks = JoinSet::new();
     tasks.spawn(root_certificates::keep(
         client.clone(),
+        root_certificates::ROOTS,
         wanted,
         authority.trust_bundle(),
     ));
@@ -305,5 +307,71 @@ async fn webhooks_know_the_roots_and_fail_closed_only_once_validation_answers() 
         validator().await?.0.then_some(())
     })
     .await?;
+    Ok(())
+}
+
+/// A root, and a list of it.
+fn revoking() -> Result<(String, String)> {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate()?;
+    let root = params.self_signed(&key)?.pem();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(2124, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    Ok((root, list.signed_by(&rcgen::Issuer::new(params, key))?.pem()?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_is_told_in_every_namespace_once_something_is() -> Result<()> {
+    let Some(server) = ApiServer::start().await? else {
+        return Ok(());
+    };
+    for name in ["a", "b"] {
+        let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}");
+        server.apply(&namespace).await?;
+    }
+    let (root, list) = revoking()?;
+    let roots = TrustBundle::parse_pem(root.as_bytes())?;
+    let lists = RevocationList::parse_pem(list.as_bytes())?;
+    let (namespaces, wanted) = watch::channel(Arc::new(BTreeSet::from([Namespace::new("a")?])));
+    let (bundles, bundle) = watch::channel(Arc::new(roots.clone()));
+    let client = server.client().await?;
+    let mut tasks = JoinSet::new();
+    let document = root_certificates::REVOKED;
+    tasks.spawn(root_certificates::keep(client.clone(), document, wanted, bundle));
+    let told = async |namespace: &str| {
+        let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+        let map = maps.get_opt(document.name).await.ok().flatten()?;
+        map.data?.remove(document.key)
+    };
+    bundles.send_replace(Arc::new(roots.clone().with_revoked(lists)));
+    eventually("namespace a is told", SOON, async || {
+        told("a").await.filter(|text| text.contains("X509 CRL"))
+    })
+    .await?;
+    assert_eq!(told("b").await, None);
+    // Withdrawn where it is, and begun nowhere else.
+    bundles.send_replace(Arc::new(roots));
+    eventually("the list of namespace a is empty", SOON, async || {
+        told("a").await.filter(String::is_empty)
+    })
+    .await?;
+    let both = [Namespace::new("a")?, Namespace::new("b")?];
+    namespaces.send_replace(Arc::new(both.into_iter().collect()));
+    // Somebody writes something else; once that is put right, namespace b has been looked at, too.
+    let patch = Patch::Merge(json!({"data": {document.key: "x"}}));
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "a");
+    maps.patch(document.name, &PatchParams::default(), &patch).await?;
+    eventually("it is empty again", SOON, async || {
+        told("a").await.filter(String::is_empty)
+    })
+    .await?;
+    assert_eq!(told("b").await, None);
     Ok(())
 }

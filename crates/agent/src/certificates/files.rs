@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lateen_pki::{Certificate, PrivateKey};
+use lateen_pki::{Certificate, PrivateKey, RevocationList};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -27,6 +27,8 @@ enum Source {
     Roots(PathBuf),
     /// Roots of the whole mesh, joined with those that came with the certificate.
     MeshRoots(PathBuf),
+    /// What is revoked in the whole mesh; the file may be missing.
+    Revoked(PathBuf),
 }
 
 /// Whether a secret's name says which files it is in: `file-cert:<chain>~<key>` or `file-root:<roots>`.
@@ -64,6 +66,8 @@ pub(crate) async fn watch(config: CertificateConfig, store: SecretStore, stop: C
     {
         add("", Source::MeshRoots(path.clone()));
     }
+    // No name that Envoy asks for.
+    add("revoked", Source::Revoked(config.revoked.clone()));
     loop {
         for name in wanted.borrow_and_update().iter() {
             if !sources.contains_key(name)
@@ -108,7 +112,7 @@ impl Source {
         };
         match self {
             Self::KeyPair { chain, key } => vec![of(chain), of(key)],
-            Self::Roots(path) | Self::MeshRoots(path) => vec![of(path)],
+            Self::Roots(path) | Self::MeshRoots(path) | Self::Revoked(path) => vec![of(path)],
         }
     }
 
@@ -136,6 +140,18 @@ impl Source {
             }
             Self::Roots(path) => store.publish(name, &Content::Roots(certificates(path)?.0)),
             Self::MeshRoots(path) => store.set_mesh_roots(certificates(path)?.1),
+            Self::Revoked(path) => {
+                let text = match std::fs::read_to_string(path) {
+                    Ok(text) => text,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+                    Err(error) => return Err(error).with_context(|| path.display().to_string()),
+                };
+                // Envoy rejects roots whose lists do not read.
+                if !text.trim().is_empty() {
+                    RevocationList::parse_pem(text.as_bytes()).with_context(|| path.display().to_string())?;
+                }
+                store.set_revoked(text.trim().to_owned());
+            }
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ pub(crate) enum Content {
     },
     /// Roots, PEM.
     Roots(String),
+    /// Roots, and what is revoked of theirs, PEM.
+    RootsWithRevoked(String, String),
 }
 
 /// A secret as SDS sends it. Has no `Debug`: its bytes may hold a private key.
@@ -55,6 +57,8 @@ struct State {
     issued_roots: TrustBundle,
     /// Roots that the control plane keeps in a file for everybody.
     mesh_roots: Vec<Certificate>,
+    /// What is revoked, PEM; empty where nothing is.
+    revoked: String,
 }
 
 // === impl Secret ===
@@ -157,6 +161,16 @@ impl SecretStore {
         self.notify();
     }
 
+    /// What is revoked has changed: lists in PEM, or nothing.
+    pub(super) fn set_revoked(&self, lists: String) {
+        {
+            let mut state = self.state();
+            state.revoked = lists;
+            publish_roots(&mut state);
+        }
+        self.notify();
+    }
+
     /// The workload's certificate, if the CA has issued one.
     pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
         self.state().identity.clone()
@@ -213,9 +227,14 @@ fn publish(state: &mut State, name: &str, content: &Content) {
 
 fn publish_roots(state: &mut State) {
     let roots = all_roots(state);
-    if !roots.roots().is_empty() {
-        publish(state, ROOTS, &Content::Roots(roots.pem()));
+    if roots.roots().is_empty() {
+        return;
     }
+    let content = match state.revoked.is_empty() {
+        true => Content::Roots(roots.pem()),
+        false => Content::RootsWithRevoked(roots.pem(), state.revoked.clone()),
+    };
+    publish(state, ROOTS, &content);
 }
 
 /// The issued roots, and with them those of the mesh's file when it is a file of the same mesh: it has at least one root
@@ -250,6 +269,13 @@ fn encode(name: &str, content: &Content) -> Zeroizing<Vec<u8>> {
             trusted_ca: inline(roots.as_bytes()),
             ..Default::default()
         }),
+        Content::RootsWithRevoked(roots, lists) => {
+            tls::secret::Type::ValidationContext(tls::CertificateValidationContext {
+                trusted_ca: inline(roots.as_bytes()),
+                crl: inline(lists.as_bytes()),
+                ..Default::default()
+            })
+        }
     };
     let secret = tls::Secret {
         name: name.to_owned(),
@@ -292,6 +318,31 @@ mod tests {
         assert_eq!(all_roots(&state).roots(), [root(&old)]);
         state.mesh_roots = vec![root(&old), root(&new)];
         assert_eq!(all_roots(&state).roots(), [root(&old), root(&new)]);
+    }
+
+    #[test]
+    fn what_is_revoked_goes_with_the_roots() {
+        use prost::Message as _;
+        let mut state = State {
+            issued_roots: TrustBundle::new([root(&ca(1))]),
+            ..State::default()
+        };
+        let sent = |state: &State| {
+            let secret = tls::Secret::decode(state.secrets[ROOTS].encoded.as_slice()).unwrap();
+            let Some(tls::secret::Type::ValidationContext(context)) = secret.r#type else {
+                panic!("no validation context");
+            };
+            assert!(context.trusted_ca.is_some());
+            context.crl.and_then(|crl| crl.specifier)
+        };
+        publish_roots(&mut state);
+        assert_eq!(sent(&state), None);
+        state.revoked = "lists".to_owned();
+        publish_roots(&mut state);
+        assert_eq!(sent(&state), Some(Specifier::InlineBytes(Bytes::from_static(b"lists"))));
+        state.revoked = String::new();
+        publish_roots(&mut state);
+        assert_eq!(sent(&state), None);
     }
 
     #[test]

@@ -108,6 +108,8 @@ impl Kept {
 pub(crate) struct Client {
     tls: TlsConnector,
     address: SocketAddr,
+    /// Of its own certificate.
+    pub(crate) serial: String,
 }
 
 /// What one request saw.
@@ -119,6 +121,8 @@ pub(crate) struct Seen {
 impl Client {
     pub(crate) fn new(plane: &ControlPlane, address: SocketAddr) -> Self {
         let (chain, key) = plane.issue("client");
+        let serial = lateen_pki::Chain::parse_pem(chain.as_bytes()).unwrap();
+        let serial = serial.leaf().serial().to_owned();
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .unwrap();
@@ -133,6 +137,7 @@ impl Client {
         Self {
             tls: TlsConnector::from(Arc::new(config)),
             address,
+            serial,
         }
     }
 

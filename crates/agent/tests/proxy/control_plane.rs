@@ -144,6 +144,32 @@ impl ControlPlane {
         (leaf.pem(), key)
     }
 
+    /// A list of its CA that revokes these certificates.
+    pub(crate) fn revoking(&self, serials: &[&str]) -> String {
+        let ca = &self.shared.ca;
+        let key = rcgen::KeyPair::from_pem(&ca.key().expose_pem()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&ca.certificate().pem(), key).unwrap();
+        let revoked = serials.iter().map(|serial| {
+            let pairs = serial.as_bytes().chunks(2);
+            let bytes = pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
+            rcgen::RevokedCertParams {
+                serial_number: rcgen::SerialNumber::from_slice(&bytes.collect::<Vec<_>>()),
+                revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+                reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            }
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2124, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&issuer).unwrap().pem().unwrap()
+    }
+
     pub(crate) fn set_listeners(&self, listeners: Vec<serde_json::Value>) {
         let resource = |listener: serde_json::Value| Resource {
             name: listener["name"].as_str().unwrap().to_owned(),

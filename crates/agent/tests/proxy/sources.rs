@@ -48,6 +48,37 @@ async fn another_ca_signs_where_it_is_named() {
     assert!(stranger.once().await.is_err(), "a certificate of another root is taken");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_is_let_in_no_more() {
+    let Some(envoy) = agent::envoy() else { return };
+    let ip = agent::loopback();
+    let plane = ControlPlane::start(None).await;
+    plane.set_listeners(vec![super::listener("first", ip, LISTENER)]);
+    let agent = Agent::new(&envoy, ip, &plane);
+    let lists = agent.file("ca-crl.pem");
+    let agent = agent
+        .env("LATEEN_CRL_FILE", lists.to_str().unwrap())
+        .flag("--file-poll-interval=100ms")
+        .start();
+    agent.ready().await;
+    let (good, lost) = (
+        Client::new(&plane, SocketAddr::new(ip, LISTENER)),
+        Client::new(&plane, SocketAddr::new(ip, LISTENER)),
+    );
+    eventually("the first answer", || async { lost.once().await.is_ok() }).await;
+    std::fs::write(&lists, plane.revoking(&[&lost.serial])).unwrap();
+    eventually("the revoked one is refused", || async { lost.once().await.is_err() }).await;
+    good.once().await.unwrap();
+    std::fs::write(&lists, plane.revoking(&[&good.serial, &lost.serial])).unwrap();
+    eventually("the other one is refused, too", || async { good.once().await.is_err() }).await;
+    assert!(lost.once().await.is_err());
+    std::fs::remove_file(&lists).unwrap();
+    eventually("both are let in again", || async {
+        good.once().await.is_ok() && lost.once().await.is_ok()
+    })
+    .await;
+}
+
 /// SPIRE's agent, as far as Envoy sees it: SDS on a socket.
 struct Spire(JoinSet<()>);
 

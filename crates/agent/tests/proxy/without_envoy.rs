@@ -117,6 +117,12 @@ async fn secrets_come_from_the_ca_and_from_files() {
         format!("{}{new}", plane.roots()).as_bytes()
     );
 
+    let output = agent.file("certs/root-cert.pem");
+    eventually("applications that read files trust it, too", || async {
+        std::fs::read_to_string(&output).is_ok_and(|roots| roots.contains(new.trim()))
+    })
+    .await;
+
     // A file that comes later, and then changes.
     let file = agent.file("other.pem");
     let name = format!("file-root:{}", file.display());

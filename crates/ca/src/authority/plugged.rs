@@ -20,6 +20,8 @@ struct Contents {
     ca_key: Vec<u8>,
     root_cert: Vec<u8>,
     cert_chain: Vec<u8>,
+    /// What is revoked, if anything is.
+    ca_crl: Option<Vec<u8>>,
 }
 
 /// Loads the CA.
@@ -54,11 +56,15 @@ fn load(directory: &Path, contents: &Contents, now: SystemTime) -> Result<State,
         root_cert: &contents.root_cert,
         cert_chain: &contents.cert_chain,
     };
-    let signing = SigningCa::from_files(files, now).map_err(|source| CaError::Content {
+    let unusable = |source| CaError::Content {
         directory: directory.to_owned(),
         source,
-    })?;
-    let bundle = Arc::new(signing.roots().clone());
+    };
+    let signing = SigningCa::from_files(files, now).map_err(unusable)?;
+    let bundle = Arc::new(match &contents.ca_crl {
+        Some(lists) => signing.roots_with_revoked(lists, now).map_err(unusable)?,
+        None => signing.roots().clone(),
+    });
     Ok(State {
         signing: Arc::new(signing),
         bundle,
@@ -74,6 +80,8 @@ impl Contents {
             root_cert: files::read(&directory.join("root-cert.pem"))?,
             // A root that signs by itself has no chain.
             cert_chain: files::read_if_there(&directory.join("cert-chain.pem"))?.unwrap_or_default(),
+            // An empty file revokes nothing.
+            ca_crl: files::read_if_there(&directory.join("ca-crl.pem"))?.filter(|lists| !lists.trim_ascii().is_empty()),
         })
     }
 }

@@ -4,6 +4,8 @@
 
 mod authenticate;
 mod directory;
+mod gate;
+mod revoked;
 mod rotation;
 mod service;
 mod support;

@@ -143,10 +143,15 @@ impl Served {
     }
 
     pub(crate) async fn of(mesh: Mesh) -> Self {
+        Self::with(mesh, |service| service).await
+    }
+
+    pub(crate) async fn with(mesh: Mesh, change: impl FnOnce(CertificateService) -> CertificateService) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(mesh.authority.server_tls_config().unwrap());
-        let server = CertificateService::new(mesh.authority.clone(), Arc::clone(&mesh.authenticator)).into_server();
+        let service = CertificateService::new(mesh.authority.clone(), Arc::clone(&mesh.authenticator));
+        let server = change(service).into_server();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();

@@ -13,6 +13,8 @@ mod rules;
 mod tests;
 mod tokens;
 
+pub use tokens::key_sources;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

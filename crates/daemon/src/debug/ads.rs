@@ -11,6 +11,7 @@ use tower::ServiceExt as _;
 
 use super::access::Caller;
 use super::{Debug, dump, status};
+use crate::secrets::{Held, Secrets};
 
 /// Answers of any size that a mesh gives.
 const LARGEST: usize = 1 << 30;
@@ -19,13 +20,31 @@ const LARGEST: usize = 1 << 30;
 pub(crate) struct Steering {
     pub distributor: Distributor,
     pub debug: Debug,
+    /// Who may have Secrets; everybody, where configuration is read from files.
+    pub secrets: Option<Secrets>,
 }
 
 impl Discovery for Steering {
-    type Subscription = <Distributor as Discovery>::Subscription;
+    type Subscription = Held;
 
     async fn connect(&self, node: Node, peer: &Peer, dialect: Dialect) -> Result<Self::Subscription, Refusal> {
-        self.distributor.connect(node, peer, dialect).await
+        let Some(secrets) = &self.secrets else {
+            return self.distributor.connect(node, peer, dialect).await.map(Held::plain);
+        };
+        let mut peer = peer.clone();
+        let Some(identity) = peer.identity.clone() else {
+            peer.without_secrets = true;
+            return self.distributor.connect(node, &peer, dialect).await.map(Held::plain);
+        };
+        let may_read = secrets.may_read(&identity).await?;
+        peer.without_secrets = !may_read;
+        let sidecar = node.id.starts_with("sidecar~");
+        let registration = self.distributor.connect(node, &peer, dialect).await?;
+        Ok(match sidecar {
+            // A sidecar has Secrets only where a DestinationRule is for it alone: it waits for its next connection.
+            true => Held::plain(registration),
+            false => secrets.hold(registration, identity, may_read),
+        })
     }
 
     async fn inspect(&self, question: Question, peer: &Peer) -> Result<Vec<NamedAny>, Refusal> {

@@ -12,6 +12,7 @@ use lateen_model::{Diagnostic, Shared, Snapshot, Table};
 use lateen_names::ObjectKey;
 
 use crate::context::{Context, Meta};
+use crate::keys::Fetched;
 use crate::kube::registry::{Env, Registry};
 use crate::mesh::Settings;
 use crate::object::{Kind, Object, Objects};
@@ -44,6 +45,7 @@ pub(super) struct Config {
 pub(super) struct Around<'a> {
     pub registry: &'a Registry,
     pub credentials: &'a Table<ObjectKey, Credential>,
+    pub keys: &'a Fetched,
     pub parameters: &'a BTreeMap<ObjectKey, gateway_api::Parameters>,
     pub settings: &'a Settings,
 }
@@ -106,7 +108,7 @@ impl Config {
                 &key,
                 object.map(|object| &**object),
                 objects,
-                context,
+                (context, around.keys),
                 &mut diagnostics,
             );
             match diagnostics.is_empty() {
@@ -137,7 +139,7 @@ impl Config {
         key: &ObjectKey,
         object: Option<&Object>,
         objects: &Objects,
-        context: Context<'_>,
+        (context, keys): (Context<'_>, &Fetched),
         diagnostics: &mut Vec<Diagnostic>,
     ) {
         let meta = object.and_then(|object| meta(object, key, &context));
@@ -167,7 +169,7 @@ impl Config {
             Gateway => gateways, |object, meta, d| Some(istio::gateway::lower(object, meta, &context, d));
             Sidecar => sidecars, |object, meta, d| Some(istio::sidecar::lower(object, meta, &context, d));
             PeerAuthentication => peer_authentications, |object, meta, d| Some(istio::peer_authentication::lower(object, meta, &context, d));
-            RequestAuthentication => request_authentications, |object, meta, d| Some(istio::request_authentication::lower(object, meta, &context, d));
+            RequestAuthentication => request_authentications, |object, meta, d| Some(istio::request_authentication::lower(object, meta, keys, d));
             AuthorizationPolicy => authorization_policies, |object, meta, d| Some(istio::authorization_policy::lower(object, meta, &context, d));
             Telemetry => telemetries, |object, meta, d| Some(istio::telemetry::lower(object, meta, &context, d));
             EnvoyFilter => envoy_filters, |object, meta, d| Some(istio::envoy_filter::lower(object, meta, &context, d));

@@ -274,6 +274,7 @@ impl Metadata {
             .text("IDLE_TIMEOUT")
             .and_then(|text| text.parse::<lateen_api::Duration>().ok());
         Options {
+            without_secrets: false,
             dns_capture: self.flag("DNS_CAPTURE"),
             dns_auto_allocate: self.flag("DNS_AUTO_ALLOCATE"),
             http10: self.flag("HTTP10"),

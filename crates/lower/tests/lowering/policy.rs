@@ -205,3 +205,81 @@ spec:
     };
     assert_eq!(&*matched.service, "a");
 }
+
+/// Rules that name where keys are, and rules that do not.
+const TOKENS: &str = "
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec:
+  jwtRules:
+    - {issuer: a, jwksUri: https://keys.example/jwks}
+    - {issuer: https://issuer.example}
+    - {issuer: c, jwks: '{\"keys\":[]}', jwksUri: https://keys.example/jwks}
+    - {issuer: nobody}
+";
+
+#[test]
+fn fetched_keys_are_inlined_whatever_comes_first() {
+    use lateen_lower::{Change, Event, FetchedKeys, Index, KeySource, KeysEvent, Settings};
+    use std::sync::Arc;
+
+    let objects = || -> Vec<Event> {
+        crate::world::objects(TOKENS)
+            .into_iter()
+            .map(|object| Event {
+                cluster: lateen_names::ClusterId::new("Kubernetes").unwrap(),
+                change: Change::Apply(Arc::new(object)),
+            })
+            .collect()
+    };
+    let told = |source: KeySource, keys: Option<&str>, problem: Option<&str>| KeysEvent {
+        source,
+        fetched: Some(FetchedKeys {
+            keys: keys.map(Arc::from),
+            problem: problem.map(Arc::from),
+        }),
+    };
+    let uri = || KeySource::Uri("https://keys.example/jwks".into());
+    let issuer = || KeySource::Issuer("https://issuer.example".into());
+    let last = || vec![told(uri(), Some("keys"), None), told(issuer(), None, Some("gone"))];
+    let index = || Index::new(Settings::new("").unwrap());
+
+    let mut after = index();
+    after.apply(objects());
+    let before_any = after.publish();
+    assert!(!after.knows_keys(&uri()));
+    after.apply_keys(vec![
+        told(uri(), Some("older"), None),
+        told(issuer(), Some("old"), None),
+    ]);
+    after.publish();
+    after.apply_keys(last());
+    let after = after.publish();
+    let mut first = index();
+    first.apply_keys(last());
+    first.apply(objects());
+    let first = first.publish();
+    assert!(after.request_authentications == first.request_authentications);
+    assert_eq!(after.diagnostics, first.diagnostics);
+
+    let (_, policy) = first.request_authentications.iter().next().unwrap();
+    let fetched: Vec<Option<&str>> = policy.rules.iter().map(|rule| rule.fetched.as_deref()).collect();
+    assert_eq!(fetched, [Some("keys"), None, None, None]);
+    let findings = |snapshot: &lateen_model::Snapshot| -> Vec<String> {
+        let all = snapshot.diagnostics.iter().filter(|finding| finding.code == "LTN0103");
+        all.map(|finding| finding.field.to_string()).collect()
+    };
+    assert_eq!(findings(&first), ["spec.jwtRules[1].issuer", "spec.jwtRules[3].issuer"]);
+    // Before anything was tried, nothing has failed.
+    assert_eq!(findings(&before_any), ["spec.jwtRules[3].issuer"]);
+
+    // Nobody asks for them any more.
+    let mut forgotten = index();
+    forgotten.apply(objects());
+    forgotten.apply_keys(last());
+    let gone = |source| KeysEvent { source, fetched: None };
+    forgotten.apply_keys(vec![gone(uri()), gone(issuer())]);
+    let forgotten = forgotten.publish();
+    assert!(forgotten.request_authentications == before_any.request_authentications);
+}

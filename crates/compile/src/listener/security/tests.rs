@@ -162,3 +162,42 @@ fn builds_what_istio_builds() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn who_fetches_keys_is_the_meshs_choice() {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "keys", "namespace": "foo"},
+        "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80}]},
+    });
+    let tokens = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+        "metadata": {"name": "tokens", "namespace": "foo"},
+        "spec": {"jwtRules": [
+            {"issuer": "a", "jwksUri": "http://keys.foo.svc.cluster.local/jwks", "timeout": "7s"},
+            {"issuer": "b", "jwksUri": "https://issuer.example/jwks"},
+            {"issuer": "https://issuer.example"},
+            {"issuer": "d", "jwks": "{}"},
+        ]},
+    });
+    let documents = format!("---\n{service}\n---\n{tokens}\n");
+    let mut snapshot = lateen_model::Snapshot::clone(&world(json!({}), &documents, false));
+    let mut asked = |mode: Option<&str>| -> Vec<(String, u64)> {
+        let mut mesh = lateen_model::mesh::Mesh::clone(&snapshot.mesh);
+        mesh.environment.clear();
+        if let Some(mode) = mode {
+            mesh.environment
+                .insert("PILOT_JWT_ENABLE_REMOTE_JWKS".into(), mode.into());
+        }
+        snapshot.mesh = lateen_model::Shared::new(mesh);
+        let sources = crate::key_sources(&snapshot).into_iter();
+        sources
+            .map(|(source, within)| (source.to_string(), within.as_secs()))
+            .collect()
+    };
+    let inside = ("http://keys.foo.svc.cluster.local/jwks".to_owned(), 7);
+    let outside = ("https://issuer.example/jwks".to_owned(), 5);
+    let discovered = ("OpenID configuration of https://issuer.example".to_owned(), 5);
+    assert_eq!(asked(None), [inside, outside.clone(), discovered.clone()]);
+    assert_eq!(asked(Some("hybrid")), [outside, discovered.clone()]);
+    assert_eq!(asked(Some("envoy")), [discovered]);
+}

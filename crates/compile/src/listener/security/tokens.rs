@@ -1,9 +1,11 @@
 //! RequestAuthentication: which tokens are valid. A request without token passes, for rules to judge it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use lateen_model::Snapshot;
 use lateen_model::mesh::Mesh;
-use lateen_model::policy::JwtRule;
+use lateen_model::policy::{JwtRule, KeySource};
 use lateen_proto::envoy::config::core::v3::http_uri::HttpUpstreamType;
 use lateen_proto::envoy::config::core::v3::{DataSource, HttpUri, data_source};
 use lateen_proto::envoy::config::route::v3::{RouteMatch, route_match::PathSpecifier};
@@ -17,7 +19,7 @@ use lateen_proto::envoy::extensions::filters::http::jwt_authn::v3::{
     JwtRequirementOrList, RemoteJwks, RequirementRule,
 };
 
-use super::{PolicyInput, matchers};
+use super::{PolicyInput, Upstream, matchers};
 use crate::listener::chain::texts;
 use crate::listener::tcp::duration;
 use crate::names;
@@ -26,6 +28,8 @@ use crate::names;
 const LISTS: [&str; 2] = ["permission", "scope"];
 /// How long fetching keys may take where the rule does not say: Istio's default.
 const TIMEOUT: prost_types::Duration = prost_types::Duration { seconds: 5, nanos: 0 };
+/// The same, for the control plane.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Envoy keeps keys: Istio's default.
 const CACHED: prost_types::Duration = prost_types::Duration { seconds: 300, nanos: 0 };
 
@@ -58,6 +62,32 @@ pub(super) fn fetch_mode(mesh: &Mesh) -> FetchMode {
         Some("envoy") => FetchMode::Proxy,
         _ => FetchMode::ControlPlane,
     }
+}
+
+/// The places that the control plane must fetch keys from, each with the longest time that a rule gives it. Proxies fetch
+/// the others themselves (`PILOT_JWT_ENABLE_REMOTE_JWKS`).
+pub fn key_sources(snapshot: &Snapshot) -> BTreeMap<KeySource, Duration> {
+    let mode = fetch_mode(&snapshot.mesh);
+    let mut sources = BTreeMap::new();
+    for rule in snapshot
+        .request_authentications
+        .values()
+        .flat_map(|policy| &policy.rules)
+    {
+        let Some(source) = rule.key_source() else { continue };
+        let proxies_fetch = match (&source, mode) {
+            (KeySource::Issuer(_), _) | (_, FetchMode::ControlPlane) => false,
+            (KeySource::Uri(_), FetchMode::Proxy) => true,
+            (KeySource::Uri(uri), FetchMode::Hybrid) => {
+                host_of(uri).is_some_and(|(host, port)| Upstream::find(snapshot, host, port).is_some())
+            }
+        };
+        if !proxies_fetch {
+            let longest = sources.entry(source).or_insert(Duration::ZERO);
+            *longest = (*longest).max(rule.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        }
+    }
+    sources
 }
 
 /// Host and port of an `http` or `https` URI.
@@ -210,6 +240,7 @@ fn keys(rule: &JwtRule, input: &PolicyInput, mesh: &Mesh) -> JwksSourceSpecifier
         .jwks
         .as_deref()
         .filter(|keys| !keys.is_empty())
+        .or(rule.fetched.as_deref())
         .unwrap_or(NOBODYS_KEYS);
     JwksSourceSpecifier::LocalJwks(DataSource {
         specifier: Some(data_source::Specifier::InlineString(keys.to_owned())),
