@@ -23,8 +23,10 @@ use lateen_proto::envoy::config::listener::v3 as pb;
 
 use crate::Scope;
 use crate::built::{Built, Resource};
+use crate::extension::Extensions;
 use crate::facts::{InboundFacts, ListenerFacts, TelemetryFacts};
 
+pub(crate) use telemetry::Side;
 pub use telemetry::TelemetryInput;
 
 /// What a listener is made of.
@@ -46,6 +48,7 @@ pub(crate) struct Common {
     pub(crate) capabilities: Capabilities,
     pub(crate) names: TelemetryFacts,
     pub(crate) telemetry: TelemetryInput,
+    pub(crate) extensions: Extensions,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,6 +90,7 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Ve
         capabilities: out.capabilities,
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &out.telemetries, &facts.telemetry),
+        extensions: Extensions::select(snapshot, &facts.extensions),
     };
     let kinds: Vec<Kind> = match out.kind {
         ProxyKind::Sidecar => {
@@ -127,6 +131,7 @@ pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
         capabilities: facts.capabilities,
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &facts.telemetries, &facts.telemetry),
+        extensions: Extensions::select(snapshot, &facts.extensions),
     };
     inbound::select(snapshot, facts)
         .into_iter()

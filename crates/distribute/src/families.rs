@@ -35,6 +35,7 @@ enum Facts {
     Listeners(Arc<lateen_compile::facts::ListenerFacts>),
     Endpoints(Arc<lateen_compile::facts::EndpointFacts>),
     Inbound(Arc<lateen_compile::facts::InboundFacts>),
+    Extensions(Arc<lateen_compile::facts::ExtensionFacts>),
 }
 
 struct Held {
@@ -194,9 +195,10 @@ impl Families {
 
 fn facts(family: Family, classes: &Classes) -> Facts {
     match family {
-        Family::OutboundClusters | Family::Routes | Family::Secrets | Family::NameTable | Family::Extensions => {
+        Family::OutboundClusters | Family::Routes | Family::Secrets | Family::NameTable => {
             Facts::Outbound(Arc::new(classes.outbound.clone()))
         }
+        Family::Extensions => Facts::Extensions(Arc::new(classes.extensions.clone())),
         Family::OutboundListeners => Facts::Listeners(Arc::new(classes.listeners.clone())),
         Family::Endpoints => Facts::Endpoints(Arc::new(classes.endpoints.clone())),
         Family::InboundClusters | Family::InboundListeners => Facts::Inbound(Arc::new(classes.inbound.clone())),
@@ -208,6 +210,7 @@ fn family_of(input: &Input) -> &'static str {
         Input::Patched(patched) => family_of(patched.inner()),
         Input::Added(added) => added.type_url(),
         Input::Cluster(_) => Family::OutboundClusters.type_url(),
+        Input::Extension(_) => Family::Extensions.type_url(),
         Input::Endpoints(_) => Family::Endpoints.type_url(),
         Input::Listener(_) => Family::OutboundListeners.type_url(),
         Input::Routes(_) => Family::Routes.type_url(),
