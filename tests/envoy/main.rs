@@ -10,3 +10,4 @@ mod restart;
 mod samples;
 mod scene;
 mod strangers;
+mod wasm;

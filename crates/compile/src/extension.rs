@@ -309,3 +309,6 @@ impl Input {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;

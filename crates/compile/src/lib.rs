@@ -7,6 +7,7 @@
 //! Failure policy: a broken input builds to a fixed result (a 500, a refused connection) with a [`Diagnostic`](lateen_model::Diagnostic); nothing
 //! that a user writes makes compilation fail or panic.
 
+pub mod alpn;
 pub mod built;
 pub mod cluster;
 pub mod endpoint;

@@ -26,6 +26,7 @@ use crate::built::{Built, Resource};
 use crate::extension::Extensions;
 use crate::facts::{InboundFacts, ListenerFacts, TelemetryFacts};
 
+pub(crate) use hcm::http_filter;
 pub(crate) use telemetry::Side;
 pub use telemetry::TelemetryInput;
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use super::archive;
@@ -121,11 +121,11 @@ struct DockerConfig {
 /// Who asks. Has no `Debug`: it holds a password.
 #[derive(Clone, Deserialize)]
 struct Credentials {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secret_text")]
     auth: Zeroizing<String>,
     #[serde(default)]
     username: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secret_text")]
     password: Zeroizing<String>,
 }
 
@@ -133,6 +133,10 @@ impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[redacted]")
     }
+}
+
+fn secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
+    String::deserialize(from).map(Zeroizing::new)
 }
 
 impl Credentials {
@@ -321,9 +325,9 @@ impl<'a> Repository<'a> {
     async fn token(&self, challenge: &Challenge, basic: Option<&str>) -> anyhow::Result<Zeroizing<String>> {
         #[derive(Deserialize)]
         struct Token {
-            #[serde(default)]
+            #[serde(default, deserialize_with = "secret_text")]
             token: Zeroizing<String>,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "secret_text")]
             access_token: Zeroizing<String>,
         }
         let get = |name: &str| challenge.parameters.get(name).map(String::as_str);

@@ -32,6 +32,7 @@ use super::Common;
 use super::chain::filter;
 use super::forward::Forward;
 use super::telemetry::Side;
+use crate::alpn;
 use crate::extension::ALL_PHASES;
 
 /// What is particular to one connection manager.
@@ -215,6 +216,9 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
         ..Default::default()
     };
     all.push(http_filter("envoy.filters.http.grpc_stats", &grpc_stats));
+    if http.side != Side::Inbound {
+        all.push(alpn::filter());
+    }
     all.push(http_filter("envoy.filters.http.fault", &HttpFault::default()));
     all.push(http_filter("envoy.filters.http.cors", &Cors::default()));
     all.extend(http.forwards.iter().map(|forward| forward.http_filter(common)));
@@ -230,7 +234,7 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
 }
 
 /// An HTTP filter.
-pub(super) fn http_filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
+pub(crate) fn http_filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
     hcm::HttpFilter {
         name: name.to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(config))),

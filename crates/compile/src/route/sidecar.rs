@@ -114,6 +114,13 @@ fn virtual_hosts(entry: &EgressScope, port: u16, scope: &Scope, facts: &Outbound
             services.insert(&service.host, OnPort { service, ports });
         }
     }
+    // What callers say about a host is decided by its service; only where that has no such port, by another of the host.
+    for (service, own) in entry.services.iter().flat_map(plan::ports) {
+        if own.number == port && !services.contains_key(&service.host) {
+            let ports = vec![own];
+            services.insert(&service.host, OnPort { service, ports });
+        }
+    }
     let owners = owners(entry, &services, port, &facts.namespace);
     let mut made = Maker::new(facts, port, &services);
     for route in &entry.virtual_services {
