@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use lateen_cli::render::{Inputs, World};
 use lateen_compile::Family;
 use lateen_simulate::{
-    Answer, Connection, Entry, Forward, Http, Outcome, Proxy, Request, Tls, Transport, Verdict, Version, simulate,
+    Answer, Connection, Entry, Forward, Http, Outcome, Proxy, Request, Tls, Trace, Transport, Verdict, Version,
+    simulate,
 };
 use lateen_testkit::call::Reply;
 use lateen_testkit::table::{Observed, Row};
@@ -56,8 +57,8 @@ impl Foretold {
         let Some((pod, request)) = request(row, target) else {
             return Ok(None);
         };
-        let trace = simulate(self.held(pod)?, &request);
-        let behind = trace.outcomes.iter().map(|outcome| match &outcome.verdict {
+        let outcomes = whole(&simulate(self.held(pod)?, &request));
+        let behind = outcomes.iter().map(|outcome| match &outcome.verdict {
             Verdict::Forwarded(forward) => self.behind(pod, forward, &request),
             _ => Ok(Vec::new()),
         });
@@ -67,7 +68,7 @@ impl Foretold {
         for reply in &observed.replies {
             let mut reasons = Vec::new();
             let mut fits = Vec::new();
-            for (at, outcome) in trace.outcomes.iter().enumerate() {
+            for (at, outcome) in outcomes.iter().enumerate() {
                 match misfit(outcome, &behind[at], reply.as_ref(), row) {
                     None => fits.push(at),
                     Some(reason) => reasons.push(reason),
@@ -79,7 +80,7 @@ impl Foretold {
             fitting.push(fits);
         }
         if fitting.len() >= ENOUGH && fitting.iter().all(|fits| fits.len() == 1) {
-            for (at, outcome) in trace.outcomes.iter().enumerate() {
+            for (at, outcome) in outcomes.iter().enumerate() {
                 let count = fitting.iter().filter(|fits| fits[0] == at).count();
                 let (seen, share, number) = (count as f64 / fitting.len() as f64, outcome.share, fitting.len() as f64);
                 // Five standard deviations, and no less than a hundredth.
@@ -140,7 +141,7 @@ impl Foretold {
                     version,
                 }),
             };
-            all.extend(simulate(self.held(pod)?, &request).outcomes);
+            all.extend(whole(&simulate(self.held(pod)?, &request)));
         }
         Ok(all)
     }
@@ -214,6 +215,8 @@ fn misfit(outcome: &Outcome, behind: &[Outcome], reply: Result<&Reply, &String>,
                     )),
                 }
             }
+            // A filter that is not simulated may answer.
+            None if std::iter::once(outcome).chain(behind).any(unsure) => None,
             // The callee's own proxy may refuse what the caller's passes on.
             None if behind.iter().any(|outcome| says(outcome, reply)) => None,
             // The proxy speaks for a server that cannot be reached, fails, or takes too long.
@@ -234,6 +237,21 @@ fn misfit(outcome: &Outcome, behind: &[Outcome], reply: Result<&Reply, &String>,
         }
         (Err(error), Verdict::Answered(answer)) => Some(format!("{} by the proxy, but {error}", answer.status)),
     }
+}
+
+/// The outcomes of a trace, each with all of its decisions.
+fn whole(trace: &Trace) -> Vec<Outcome> {
+    let all = trace.outcomes.iter();
+    all.map(|outcome| Outcome {
+        steps: trace.steps_of(outcome).cloned().collect(),
+        ..outcome.clone()
+    })
+    .collect()
+}
+
+/// Whether a filter is on the way of which the simulator knows nothing.
+fn unsure(outcome: &Outcome) -> bool {
+    outcome.steps.iter().any(|step| step.why.contains("not simulated"))
 }
 
 /// Whether a proxy answers by itself, and so.

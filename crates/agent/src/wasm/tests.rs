@@ -30,7 +30,7 @@ fn a_module_is_found_in_archives() {
         tarred("x", MODULE),
         zipped(&tarred("x", MODULE)),
     ] {
-        assert_eq!(unpack(packed, 1024).unwrap(), MODULE);
+        assert_eq!(unpack(packed, 8192).unwrap(), MODULE);
     }
     assert!(unpack(b"<html>".to_vec(), 1024).is_err());
     assert_eq!(plugin(&zipped(&tarred("./plugin.wasm", MODULE)), 4096).unwrap(), MODULE);

@@ -2,13 +2,16 @@ use serde_json::{Value, json};
 
 use super::NAME;
 use crate::Family;
-use crate::testing::{resources, rule, service, sidecar, world};
+use crate::testing::{resources, router, rule, service, sidecar, world};
+
+/// A service `web` whose port is called `port`.
+fn service_of(port: &str) -> String {
+    service("web", &[("10.1.0.1", "r-a", json!({}))]).replace(r#""name":"http""#, &format!(r#""name":"{port}""#))
+}
 
 /// The metadata of the cluster of a service whose port is called `port`, under a rule.
 fn metadata(port: &str, rules: &str) -> Value {
-    let service =
-        service("web", &[("10.1.0.1", "r-a", json!({}))]).replace(r#""name":"http""#, &format!(r#""name":"{port}""#));
-    let snapshot = world(json!({}), &format!("{service}{rules}"), false);
+    let snapshot = world(json!({}), &format!("{}{rules}", service_of(port)), false);
     let clusters = resources(&snapshot, &sidecar("10.1.0.9", ""), &[Family::OutboundClusters]);
     let cluster = &clusters["outbound|80||web.default.svc.cluster.local"];
     cluster["metadata"]["filterMetadata"][NAME].clone()
@@ -21,14 +24,11 @@ fn clusters_of_sniffed_ports_say_what_is_offered() {
         metadata("any", ""),
         json!({"HTTP/1.0": one, "HTTP/1.1": one, "HTTP/2": two})
     );
-    let upgrade = rule(
-        "web",
-        json!({"trafficPolicy": {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}}),
-    );
-    assert_eq!(
-        metadata("any", &upgrade),
-        json!({"HTTP/1.0": two, "HTTP/1.1": two, "HTTP/2": two})
-    );
+    // A gateway speaks HTTP/1.1 to them, whatever its clients speak.
+    let snapshot = world(json!({}), &service_of("any"), false);
+    let clusters = resources(&snapshot, &router("10.1.0.9"), &[Family::OutboundClusters]);
+    let own = &clusters["outbound|80||web.default.svc.cluster.local"]["metadata"]["filterMetadata"][NAME];
+    assert_eq!(*own, json!({"HTTP/1.0": one, "HTTP/1.1": one, "HTTP/2": one}));
 }
 
 #[test]
