@@ -171,11 +171,11 @@ spec:
     let lateend = Lateend::start(&world).await?;
     let ingress = GatewayAgent::start(&binary, &world, &lateend, INGRESS, address).await?;
     let door = SocketAddr::from((address, PORT));
-    let done = steps(&world, &server, door).await;
+    let done = steps(&world, &server, door, &ingress).await;
     done.with_context(|| format!("lateend:\n{}\n\ngateway:\n{}", lateend.log(), ingress.log()))
 }
 
-async fn steps(world: &World, server: &Server, door: SocketAddr) -> Result<()> {
+async fn steps(world: &World, server: &Server, door: SocketAddr, ingress: &GatewayAgent) -> Result<()> {
     let becomes = async |status: u16, what: &str| {
         eventually(what, PATIENCE, async || {
             let answer = http::get(door, HOST, "/").await.ok()?;
@@ -225,5 +225,20 @@ async fn steps(world: &World, server: &Server, door: SocketAddr) -> Result<()> {
 
     world.remove("plugin.yaml")?;
     becomes(200, "requests pass after the plugin is gone").await?;
+
+    // A filter of bytes: what the module says of requests is not asked for.
+    let url = format!("{site}/tea.wasm");
+    world.write(
+        "bytes.yaml",
+        &[&plugin(1, &url, ", type: NETWORK").replace("name: tea", "name: bytes")],
+    )?;
+    eventually("Envoy has the filter of bytes", PATIENCE, async || {
+        let dump = ingress.admin("/config_dump").await.ok()?;
+        // The listener names the type only; this is the configuration itself.
+        let configured = r#""@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm""#;
+        dump.contains(configured).then_some(())
+    })
+    .await?;
+    becomes(200, "requests pass a filter of bytes").await?;
     Ok(())
 }

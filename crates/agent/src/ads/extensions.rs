@@ -128,7 +128,7 @@ impl Extensions {
 
     /// What of a request of Envoy's is for the control plane: nothing of an answer to the agent itself, unless it asks
     /// for something besides.
-    pub(super) fn to_control_plane(&mut self, request: Bytes) -> Option<Bytes> {
+    pub(super) fn forward(&mut self, request: Bytes) -> Option<Bytes> {
         if self.own.is_empty() {
             return Some(request);
         }

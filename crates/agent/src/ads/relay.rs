@@ -169,7 +169,7 @@ impl Relay {
 
     fn on_request(&mut self, request: Bytes) {
         let request = match &mut self.extensions {
-            Some(extensions) => extensions.to_control_plane(request),
+            Some(extensions) => extensions.forward(request),
             None => Some(request),
         };
         let Some(request) = request else { return };

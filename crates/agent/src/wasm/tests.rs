@@ -1,5 +1,16 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
 use super::archive::{is_module, plugin, unpack};
-use super::cache::digest;
+use super::cache::{Cache, Order, Policy, digest};
+use super::config::WasmConfig;
 use super::registry::{Challenge, Reference};
 
 /// The smallest module: magic number and version.
@@ -77,4 +88,114 @@ fn digests_are_hexadecimal() {
         digest(b""),
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     );
+}
+
+/// A server that answers every request with the module, and counts them.
+async fn server() -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hits = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&hits);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                MODULE.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.write_all(MODULE).await;
+        }
+    });
+    (address, hits, task)
+}
+
+fn config(folder: &Path) -> WasmConfig {
+    WasmConfig {
+        folder: folder.join("wasm"),
+        insecure: Default::default(),
+        expiry: Duration::from_secs(3600),
+        request_timeout: Duration::from_secs(10),
+        attempts: 1,
+        largest: 1024,
+        blocked: Vec::new(),
+    }
+}
+
+fn order(address: SocketAddr, policy: Policy, version: &str) -> Order {
+    Order {
+        url: format!("http://{address}/a.wasm"),
+        sha256: String::new(),
+        resource: "x".into(),
+        version: version.into(),
+        policy,
+        secret: None,
+        timeout: Duration::from_secs(10),
+    }
+}
+
+#[tokio::test]
+async fn a_module_is_fetched_again_when_its_policy_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, hits, _task) = server().await;
+    for (policy, versions, expected) in [
+        (Policy::IfNotPresent, ["1", "2", "2"], 1),
+        (Policy::Unspecified, ["1", "2", "2"], 1),
+        (Policy::Always, ["1", "2", "2"], 2),
+    ] {
+        hits.store(0, Ordering::SeqCst);
+        let cache = Cache::new(config(folder.path()));
+        for version in versions {
+            let path = cache.get(&order(address, policy, version)).await.unwrap();
+            assert_eq!(std::fs::read(path).unwrap(), MODULE);
+        }
+        assert_eq!(hits.load(Ordering::SeqCst), expected, "{policy:?}");
+    }
+    // What nobody has used for long is gone, and fetched anew when it is wanted.
+    let cache = Cache::new(WasmConfig {
+        expiry: Duration::ZERO,
+        ..config(folder.path())
+    });
+    hits.store(0, Ordering::SeqCst);
+    for _ in 0..2 {
+        cache.get(&order(address, Policy::IfNotPresent, "1")).await.unwrap();
+    }
+    assert_eq!(hits.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn addresses_of_metadata_services_and_forbidden_ones_are_not_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, hits, _task) = server().await;
+    let blocked = WasmConfig {
+        blocked: vec!["127.0.0.0/8".parse().unwrap()],
+        ..config(folder.path())
+    };
+    for address in [
+        "169.254.169.254",
+        "fe80::1",
+        "100.100.100.200",
+        "fd00:ec2::254",
+        "127.0.0.1",
+    ] {
+        assert!(blocked.is_blocked(address.parse().unwrap()), "{address}");
+    }
+    assert!(!blocked.is_blocked("10.0.0.1".parse().unwrap()));
+    let refused = Cache::new(blocked)
+        .get(&order(address, Policy::Always, "1"))
+        .await
+        .unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("must not be fetched from"),
+        "{refused:#}"
+    );
+    assert_eq!(hits.load(Ordering::SeqCst), 0);
 }
