@@ -11,6 +11,8 @@ use crate::{Finding, Findings, Subject, policy};
 
 /// Schemes of the URL of a module.
 const SCHEMES: [&str; 4] = ["oci", "http", "https", "file"];
+/// A field that has no effect.
+const IGNORED: &str = "LTN0001";
 /// Longest script, in bytes.
 const LONGEST_SCRIPT: usize = 64 << 10;
 
@@ -105,13 +107,15 @@ impl Module<'_> {
             findings.error(field("sha256"), "a SHA-256 has 64 digits, 0 to 9 and a to f");
         }
         if !self.sha256.is_empty() && scheme.as_deref() == Some("file") {
-            findings.warning(
+            findings.advice(
+                IGNORED,
                 field("sha256"),
                 "it is not compared: the proxy reads the file by itself; remove it, or serve the module over HTTP",
             );
         }
         if !self.verification_key.is_empty() {
-            findings.warning(
+            findings.advice(
+                IGNORED,
                 field("verificationKey"),
                 "it has no effect: signatures are not checked; use `sha256`",
             );

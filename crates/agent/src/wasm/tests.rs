@@ -1,3 +1,5 @@
+//! Modules from servers of their own, archives, names of images.
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;

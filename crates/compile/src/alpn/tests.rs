@@ -1,3 +1,5 @@
+//! What clusters say about the protocols that requests offer.
+
 use serde_json::{Value, json};
 
 use super::NAME;

@@ -1,3 +1,5 @@
+//! Extensions of lowered worlds.
+
 use serde_json::{Value, json};
 
 use crate::Family;
