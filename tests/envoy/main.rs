@@ -12,3 +12,4 @@ mod samples;
 mod scene;
 mod strangers;
 mod virtual_hosts;
+mod wasm;

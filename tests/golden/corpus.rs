@@ -45,16 +45,14 @@ const THRESHOLDS: &[(&[&str], f64)] = &[
     (&["mesh-"], 0.99),
     (&["tel-"], 0.99),
     (&["pa-", "authz-", "jwt-"], 0.99),
-    // WasmPlugins are not compiled; all else of the area is equal.
-    (&["ef-"], 0.98),
-    // See DIFFERENCES.md on two services of one host in one namespace.
-    (&["invalid-"], 0.97),
+    (&["ef-"], 0.999),
+    (&["invalid-"], 0.999),
 ];
 
 /// What no scenario of traffic management may fall under.
 const LEAST: f64 = 0.9;
-/// Scenarios that [`LEAST`] does not hold for: waypoints are not served yet; DIFFERENCES.md explains the other.
-const BELOW: &[&str] = &["waypoint-", "invalid-duplicate-domains"];
+/// Scenarios that [`LEAST`] does not hold for: waypoints are not served yet.
+const BELOW: &[&str] = &["waypoint-"];
 
 /// Names of resources that are meant to be there or not to be there: scenario, file, name; see DIFFERENCES.md.
 const EXPLAINED_NAMES: &[(&str, &str, &str)] = &[];

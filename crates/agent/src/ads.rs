@@ -1,10 +1,12 @@
 //! ADS between Envoy and the control plane: bytes are passed through, both ways, without being understood, except the
-//! name table for DNS, which the agent asks for itself and keeps from Envoy.
+//! name table for DNS, which the agent asks for itself and keeps from Envoy, and configurations of filters, in which
+//! WebAssembly modules by URL become files.
 //!
 //! While the control plane is away, Envoy's stream is held open and the agent tries again; what Envoy has said waits.
 //! Once a stream to the control plane has carried anything, its end ends Envoy's too: Envoy must say anew what it has.
 
 mod codec;
+mod extensions;
 mod nametable;
 mod relay;
 mod wire;
@@ -30,6 +32,7 @@ use crate::certificates::SecretStore;
 use crate::config::UpstreamConfig;
 use crate::grpc;
 use crate::metrics::Metrics;
+use crate::wasm::Modules;
 use codec::Raw;
 
 /// Requests of Envoy may carry much metadata, but not this much.
@@ -42,6 +45,8 @@ pub(crate) struct AdsProxy {
     pub(crate) metrics: Arc<Metrics>,
     /// Where name tables go; none when the agent answers no DNS.
     pub(crate) names: Option<watch::Sender<Option<Arc<NameTable>>>>,
+    /// Who fetches WebAssembly modules; none when that is left to Envoy.
+    pub(crate) modules: Option<Arc<Modules>>,
 }
 
 /// Serves Envoy's ADS streams until told to stop.

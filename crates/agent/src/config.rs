@@ -18,6 +18,7 @@ pub(crate) use environment::{Environment, interface_ips};
 pub(crate) use proxy_config::{AuthenticationPolicy, ProxyConfig, RemoteService, TlsSettings, Tracer};
 
 use crate::cli::ProxyArgs;
+use crate::wasm::WasmConfig;
 
 /// Folder of the socket over which Envoy gets the workload's certificate.
 const WORKLOAD_SOCKETS: &str = "./var/run/secrets/workload-spiffe-uds";
@@ -171,6 +172,8 @@ pub(crate) struct AgentConfig {
     pub(crate) certificates: CertificateConfig,
     pub(crate) upstream: UpstreamConfig,
     pub(crate) dns: Option<DnsConfig>,
+    /// None when modules are left to Envoy.
+    pub(crate) wasm: Option<WasmConfig>,
     pub(crate) drain: DrainConfig,
     pub(crate) envoy_enabled: bool,
     pub(crate) log_as_json: bool,
@@ -224,6 +227,7 @@ impl AgentConfig {
             .map_or_else(|| network::loopbacks(&instance_ips), |ip| vec![ip]);
         Ok(Self {
             pod_name: environment.get("POD_NAME").unwrap_or_default().to_owned(),
+            wasm: WasmConfig::load(&environment)?,
             dns: network::dns(role, &environment, &namespace, &domain, &locals)?,
             instance_ips,
             drain: DrainConfig {

@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) envoy_terminations: Counter,
     pub(crate) xds_requests: Counter,
     pub(crate) xds_responses: Counter,
+    pub(crate) wasm_modules: Counter,
+    pub(crate) wasm_failures: Counter,
 }
 
 // === impl Metrics ===
@@ -61,6 +63,8 @@ impl Metrics {
             envoy_terminations: Counter::default(),
             xds_requests: Counter::default(),
             xds_responses: Counter::default(),
+            wasm_modules: Counter::default(),
+            wasm_failures: Counter::default(),
         }
     }
 
@@ -91,6 +95,10 @@ impl Metrics {
             (r#"{type="application"}"#, count(&self.scrape_failures_application)),
         ];
         let plain = |counter: &Counter| [("", count(counter))];
+        let modules = [
+            (r#"{result="success"}"#, count(&self.wasm_modules)),
+            (r#"{result="fetch_failure"}"#, count(&self.wasm_failures)),
+        ];
         let csr = |counter: &Counter| [(r#"{request_type="csr"}"#, count(counter))];
         write("scrapes_total", "counter", "Scrapes answered.", &plain(&self.scrapes));
         write(
@@ -98,6 +106,12 @@ impl Metrics {
             "counter",
             "Scrapes of Envoy or the application that failed.",
             &failures,
+        );
+        write(
+            "wasm_config_conversion_count",
+            "counter",
+            "Configurations whose WebAssembly module was looked for.",
+            &modules,
         );
         write(
             "num_outgoing_requests",

@@ -20,6 +20,7 @@ use crate::envoy::{self, Controls, EnvoyConfig};
 use crate::metrics::Metrics;
 use crate::sds;
 use crate::status::{self, Probers, Readiness, ScrapeConfig, StatusServer};
+use crate::wasm::Modules;
 
 /// Where the agent serves the workload's certificate.
 const WORKLOAD_SOCKET: &str = "./var/run/secrets/workload-spiffe-uds/socket";
@@ -73,11 +74,14 @@ pub(crate) async fn run(args: ProxyArgs, environment: Environment, log_as_json: 
             .map(watch::Sender::subscribe),
         metrics: Arc::clone(&metrics),
     };
+    let modules = config.wasm.clone();
+    let modules = modules.map(|wasm| Arc::new(Modules::new(wasm, Arc::clone(&metrics))));
     let ads = AdsProxy {
         config: config.upstream.clone(),
         store,
         metrics,
         names,
+        modules,
     };
     spawn(&supervisor, "ads", ads::serve(Arc::new(ads), stop.clone()));
     if config.ports.status != 0 {

@@ -69,7 +69,9 @@ impl Changes {
             everything: old.mesh != new.mesh
                 || old.network_gateways != new.network_gateways
                 || old.sidecars != new.sidecars
-                || old.envoy_filters != new.envoy_filters,
+                || old.envoy_filters != new.envoy_filters
+                || old.extensions != new.extensions
+                || old.pull_secrets != new.pull_secrets,
             peers: old.peer_authentications != new.peer_authentications,
             gateways: old.gateways != new.gateways,
             credentials: old.credentials != new.credentials,

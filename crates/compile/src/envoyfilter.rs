@@ -290,9 +290,9 @@ pub(crate) fn patch(family: Family, snapshot: &Snapshot, classes: &Classes, inpu
 }
 
 /// The extension configurations that patches add; filters ask for them by name.
-pub(crate) fn extensions(snapshot: &Snapshot, facts: &OutboundFacts) -> Vec<Input> {
+pub(crate) fn extensions(snapshot: &Snapshot, filters: &[FilterInForce]) -> Vec<Input> {
     // Whatever side they name: a filter on that side asks for them or does not.
-    in_force(snapshot, &facts.envoy_filters)
+    in_force(snapshot, filters)
         .filter(|applied| {
             let patch = &applied.patch;
             patch.target == PatchTarget::ExtensionConfig && patch.operation == PatchOperation::Add

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_model::endpoint::Instance;
+use lateen_model::extension::Extension;
 use lateen_model::gateway::GatewaySelector;
 use lateen_model::mesh::ProxyConfig;
 use lateen_model::patch::Patch;
@@ -143,6 +144,17 @@ pub struct ListenerFacts {
     pub telemetry: TelemetryFacts,
     /// Own addresses, for proxies without interception and headless services without oneself; first the primary one.
     pub addresses: Vec<IpAddr>,
+    /// TrafficExtensions and WasmPlugins for calls, in order of application.
+    pub extensions: Vec<ObjectKey>,
+}
+
+/// Facts that the configurations see which filters ask for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExtensionFacts {
+    /// EnvoyFilters in force, in order of application.
+    pub envoy_filters: Vec<FilterInForce>,
+    /// Extensions that run WebAssembly modules, on any side.
+    pub modules: Vec<ObjectKey>,
 }
 
 /// What telemetry names a proxy by.
@@ -236,6 +248,8 @@ pub struct InboundFacts {
     pub telemetry: TelemetryFacts,
     /// Own addresses, where they are bound or matched (without interception) or passed on to; else empty.
     pub addresses: Vec<IpAddr>,
+    /// TrafficExtensions and WasmPlugins for being called, in order of application.
+    pub extensions: Vec<ObjectKey>,
 }
 
 /// All keys of one proxy. Facts are hashed once, so that a key costs the same however much it says.
@@ -249,6 +263,8 @@ pub struct Classes {
     pub endpoints: Shared<EndpointFacts>,
     /// Inbound clusters and listeners.
     pub inbound: Shared<InboundFacts>,
+    /// Configurations of filters.
+    pub extensions: Shared<ExtensionFacts>,
 }
 
 impl Classes {
@@ -270,6 +286,13 @@ impl Classes {
             authorization: in_force(&snapshot.authorization_policies, snapshot, proxy, |policy| {
                 &policy.scope
             }),
+        };
+        let extensions = extensions_in_force(snapshot, proxy);
+        let on_side = |inbound: bool| -> Vec<ObjectKey> {
+            let here = extensions
+                .iter()
+                .filter(|(_, extension)| extension.may_concern(inbound));
+            here.map(|(key, _)| key.clone()).collect()
         };
         let instances = instances_of(snapshot, proxy);
         let traits = &survey.traits;
@@ -326,6 +349,14 @@ impl Classes {
                 outbound: outbound.clone(),
                 telemetry: telemetry.clone(),
                 addresses: addresses(bound || headless),
+                extensions: on_side(false),
+            }),
+            extensions: Shared::new(ExtensionFacts {
+                envoy_filters: envoy_filters.clone(),
+                modules: (extensions.iter())
+                    .filter(|(_, extension)| extension.wasm().is_some())
+                    .map(|(key, _)| key.clone())
+                    .collect(),
             }),
             endpoints: Shared::new(EndpointFacts {
                 outbound: outbound.clone(),
@@ -352,6 +383,7 @@ impl Classes {
                 telemetries,
                 telemetry,
                 addresses: addresses(bound || forwards_to_pod(snapshot, sidecar_key.as_ref())),
+                extensions: on_side(true),
             }),
             outbound,
         }
@@ -453,6 +485,24 @@ fn filters_in_force(snapshot: &Snapshot, proxy: &Proxy) -> Vec<FilterInForce> {
             }
         })
         .collect()
+}
+
+/// Extensions of high priority first; of equal ones those of the proxy's namespace, then the older.
+fn extensions_in_force<'a>(snapshot: &'a Snapshot, proxy: &Proxy) -> Vec<(ObjectKey, &'a Extension)> {
+    let keys = in_force(&snapshot.extensions, snapshot, proxy, |extension| &extension.scope);
+    let mut found: Vec<_> = keys
+        .into_iter()
+        .filter_map(|key| snapshot.extensions.get(&key).map(|extension| (key, &**extension)))
+        .collect();
+    let rank = |extension: &Extension| {
+        (
+            std::cmp::Reverse(extension.priority),
+            extension.scope.namespace != proxy.namespace,
+            extension.scope.created,
+        )
+    };
+    found.sort_by(|(a, one), (b, other)| rank(one).cmp(&rank(other)).then_with(|| a.name.cmp(&b.name)));
+    found
 }
 
 /// Whether a policy attached to a Gateway concerns this proxy of it.

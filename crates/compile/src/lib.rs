@@ -7,11 +7,13 @@
 //! Failure policy: a broken input builds to a fixed result (a 500, a refused connection) with a [`Diagnostic`](lateen_model::Diagnostic); nothing
 //! that a user writes makes compilation fail or panic.
 
+pub mod alpn;
 pub mod built;
 mod changes;
 pub mod cluster;
 pub mod endpoint;
 pub mod envoyfilter;
+pub mod extension;
 pub mod facts;
 pub mod listener;
 pub mod mtls;
@@ -48,6 +50,8 @@ pub enum Input {
     Patched(Box<envoyfilter::Patched>),
     /// The endpoints of a cluster.
     Endpoints(endpoint::Input),
+    /// The configuration of a filter.
+    Extension(extension::Input),
     /// A listener.
     Listener(listener::Input),
     /// A route table.
@@ -68,6 +72,7 @@ impl Input {
             Self::Added(input) => input.build(),
             Self::Patched(input) => input.build(),
             Self::Endpoints(input) => input.build(),
+            Self::Extension(input) => input.build(),
             Self::Listener(input) => input.build(),
             Self::Routes(input) => input.build(),
             Self::VirtualHost(input) => input.build(),
@@ -96,7 +101,11 @@ pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Clas
         ),
         Family::NameTable => wrap(nametable::select(snapshot, scope, &classes.outbound), Input::NameTable),
         Family::Secrets => wrap(secret::select(snapshot, &classes.outbound), Input::Secret),
-        Family::Extensions => envoyfilter::extensions(snapshot, &classes.outbound),
+        Family::Extensions => {
+            let mut all = envoyfilter::extensions(snapshot, &classes.extensions.envoy_filters);
+            all.extend(wrap(extension::select(snapshot, &classes.extensions), Input::Extension));
+            all
+        }
     };
     envoyfilter::patch(family, snapshot, classes, inputs)
 }

@@ -24,8 +24,11 @@ use lateen_proto::envoy::config::listener::v3 as pb;
 
 use crate::Scope;
 use crate::built::{Built, Resource};
+use crate::extension::Extensions;
 use crate::facts::{InboundFacts, ListenerFacts, TelemetryFacts};
 
+pub(crate) use hcm::http_filter;
+pub(crate) use telemetry::Side;
 pub use telemetry::TelemetryInput;
 
 /// What a listener is made of. Both parts are shared and hashed once: listeners of a thousand workloads differ in the
@@ -48,6 +51,7 @@ pub(crate) struct Common {
     pub(crate) capabilities: Capabilities,
     pub(crate) names: TelemetryFacts,
     pub(crate) telemetry: TelemetryInput,
+    pub(crate) extensions: Extensions,
 }
 
 /// What the listeners of a class hold, whoever's they are.
@@ -94,6 +98,7 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Ve
         capabilities: out.capabilities,
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &out.telemetries, &facts.telemetry),
+        extensions: Extensions::select(snapshot, &facts.extensions),
     };
     // Who calls is told by tags of traced requests only: what passes bytes alone is the same for all workloads.
     let nameless = Shared::new(Common {
@@ -165,6 +170,7 @@ pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
         capabilities: facts.capabilities,
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &facts.telemetries, &facts.telemetry),
+        extensions: Extensions::select(snapshot, &facts.extensions),
     };
     let common = Shared::new(common);
     inbound::select(snapshot, facts)

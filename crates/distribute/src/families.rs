@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
-use lateen_compile::facts::{EndpointFacts, InboundFacts, ListenerFacts, OutboundFacts};
+use lateen_compile::facts::{EndpointFacts, ExtensionFacts, InboundFacts, ListenerFacts, OutboundFacts};
 use lateen_compile::{Anew, Changes, Classes, Family, Input, Scope, Survey, names_of_hosts, select, select_hosts};
 use lateen_model::{Diagnostic, Proxy, Shared, Snapshot, content_hash};
 use lateen_names::ObjectRef;
@@ -89,6 +89,7 @@ enum Facts {
     Listeners(Shared<ListenerFacts>),
     Endpoints(Shared<EndpointFacts>),
     Inbound(Shared<InboundFacts>),
+    Extensions(Shared<ExtensionFacts>),
 }
 
 /// A set, and the snapshot with which it was last found to be right.
@@ -370,12 +371,10 @@ impl Families {
 
 fn facts(family: Family, classes: &Classes) -> Facts {
     match family {
-        Family::OutboundClusters
-        | Family::Routes
-        | Family::VirtualHosts
-        | Family::Secrets
-        | Family::NameTable
-        | Family::Extensions => Facts::Outbound(classes.outbound.clone()),
+        Family::OutboundClusters | Family::Routes | Family::VirtualHosts | Family::Secrets | Family::NameTable => {
+            Facts::Outbound(classes.outbound.clone())
+        }
+        Family::Extensions => Facts::Extensions(classes.extensions.clone()),
         Family::OutboundListeners => Facts::Listeners(classes.listeners.clone()),
         Family::Endpoints => Facts::Endpoints(classes.endpoints.clone()),
         Family::InboundClusters | Family::InboundListeners => Facts::Inbound(classes.inbound.clone()),

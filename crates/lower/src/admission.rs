@@ -128,6 +128,8 @@ fn semantic(object: &Object) -> Vec<Finding> {
         Object::RequestAuthentication(object) => lateen_validate::request_authentication::check(&object.spec, &subject),
         Object::AuthorizationPolicy(object) => lateen_validate::authorization_policy::check(&object.spec, &subject),
         Object::Telemetry(object) => lateen_validate::telemetry::check(&object.spec, &subject),
+        Object::TrafficExtension(object) => lateen_validate::extension::check(&object.spec, &subject),
+        Object::WasmPlugin(object) => lateen_validate::extension::check_plugin(&object.spec, &subject),
         _ => Vec::new(),
     }
 }

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use lateen_api::mesh::{MeshConfig, MeshNetworks};
 use lateen_model::deployment::Deployments;
 use lateen_model::mesh::Mesh;
-use lateen_model::secret::Credential;
+use lateen_model::secret::{Credential, Sensitive};
 use lateen_model::status::Statuses;
 use lateen_model::{Diagnostic, Severity, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Name, Namespace, ObjectKey};
@@ -58,6 +58,7 @@ pub struct Index {
     credentials: Table<ObjectKey, Credential>,
     /// Keys of token issuers, as far as somebody fetched them.
     keys: keys::Fetched,
+    pull_secrets: Table<ObjectKey, Sensitive>,
     /// ConfigMaps that change what is made for Gateways.
     parameters: BTreeMap<ObjectKey, Parameters>,
     served: Vec<Served>,
@@ -90,7 +91,9 @@ impl Index {
             authorization_policies: Table::default(),
             telemetries: Table::default(),
             envoy_filters: Table::default(),
+            extensions: Table::default(),
             credentials: Table::default(),
+            pull_secrets: Table::default(),
             network_gateways: Shared::default(),
             diagnostics: mesh_diagnostics.clone().into(),
         });
@@ -109,6 +112,7 @@ impl Index {
             config: Config::default(),
             credentials: Table::default(),
             keys: keys::Fetched::new(),
+            pull_secrets: Table::default(),
             parameters: BTreeMap::new(),
             served: Vec::new(),
             statuses: Arc::default(),
@@ -254,6 +258,7 @@ impl Index {
             && old.instances == registry.instances
             && old.workloads == registry.workloads
             && old.credentials == self.credentials
+            && old.pull_secrets == self.pull_secrets
             && old.network_gateways == registry.network_gateways
             && config.equals(old)
             && *old.diagnostics == *diagnostics;
@@ -277,7 +282,9 @@ impl Index {
             authorization_policies: config.authorization_policies.clone(),
             telemetries: config.telemetries.clone(),
             envoy_filters: config.envoy_filters.clone(),
+            extensions: config.extensions.clone(),
             credentials: self.credentials.clone(),
+            pull_secrets: self.pull_secrets.clone(),
             network_gateways: registry.network_gateways.clone(),
             diagnostics: diagnostics.into(),
         };
@@ -328,9 +335,15 @@ impl Index {
             // Everything else counts in the local cluster only: who can write into another cluster decides nothing here.
             _ if !local => {}
             (Kind::Secret, object) => {
-                let credential = match object {
-                    Some(Object::Secret(secret)) => credential::of_secret(secret, &key),
-                    _ => None,
+                let (credential, pull) = match object {
+                    Some(Object::Secret(secret)) => {
+                        (credential::of_secret(secret, &key), credential::for_registry(secret))
+                    }
+                    _ => (None, None),
+                };
+                match pull {
+                    Some(pull) => self.pull_secrets.set(key.clone(), Shared::new(pull)),
+                    None => self.pull_secrets.remove(&key),
                 };
                 self.set_credential(key, credential);
             }

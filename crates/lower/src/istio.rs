@@ -14,13 +14,15 @@
 //!   `virtual_service::delegates(object, meta) -> Vec<ObjectKey>` lists what it would ask for, so that `Index` knows
 //!   which VirtualServices to lower again when a delegate changes;
 //! - modules: `virtual_service`, `destination_rule`, `gateway`, `sidecar`, `peer_authentication`,
-//!   `request_authentication`, `authorization_policy`, `telemetry`, `envoy_filter`;
+//!   `request_authentication`, `authorization_policy`, `telemetry`, `envoy_filter`,
+//!   `extension`;
 //! - `Index` calls them in `index/config.rs`, one line per kind: add the line there with the module.
 
 pub mod analysis;
 pub mod authorization_policy;
 pub mod destination_rule;
 pub mod envoy_filter;
+pub mod extension;
 pub mod gateway;
 pub mod peer_authentication;
 pub mod request_authentication;

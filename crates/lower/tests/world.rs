@@ -69,6 +69,8 @@ fn assert_equal(one: &Snapshot, other: &Snapshot) {
     assert_eq!(one.telemetries, other.telemetries);
     assert_eq!(one.envoy_filters, other.envoy_filters);
     assert_eq!(one.credentials, other.credentials);
+    assert_eq!(one.extensions, other.extensions);
+    assert_eq!(one.pull_secrets, other.pull_secrets);
     assert_eq!(one.network_gateways, other.network_gateways);
     assert_eq!(one.diagnostics, other.diagnostics);
 }

@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod destination;
 pub mod diagnostic;
 pub mod endpoint;
+pub mod extension;
 pub mod gateway;
 pub mod mesh;
 pub mod patch;

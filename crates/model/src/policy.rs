@@ -252,7 +252,7 @@ pub struct EnvoyFilter {
     pub patches: Vec<Shared<Patch>>,
 }
 
-/// Which side of a proxy telemetry speaks of.
+/// Which side of a proxy telemetry, or an extension, speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum TelemetryMode {
     /// Both.

@@ -189,6 +189,9 @@ pub struct Service {
     /// Ports for which a `Passthrough` service's connections go to another port than the application meant, by the
     /// service's port (a ServiceEntry's `targetPort` with resolution `NONE`).
     pub passthrough_ports: BTreeMap<u16, u16>,
+    /// Services of the same host in the same namespace, of younger objects that are not like this one's: of their ports
+    /// callers have listeners and virtual hosts, which lead nowhere.
+    pub shadows: Vec<Shared<Service>>,
     /// Whether all addresses of a name are tried at once and the first that connects is used
     /// (`networking.istio.io/dns-connect-strategy` of a ServiceEntry).
     pub dns_first_connect: bool,

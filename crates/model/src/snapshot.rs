@@ -7,11 +7,12 @@ use lateen_names::{ClusterId, Namespace, ObjectKey};
 
 use crate::destination::DestinationRule;
 use crate::endpoint::{Endpoints, Instances, Workload};
+use crate::extension::Extension;
 use crate::gateway::Gateway;
 use crate::mesh::{Mesh, NetworkGateway};
 use crate::policy::{AuthorizationPolicy, EnvoyFilter, PeerAuthentication, RequestAuthentication, Telemetry};
 use crate::route::VirtualService;
-use crate::secret::Credential;
+use crate::secret::{Credential, Sensitive};
 use crate::sidecar::Sidecar;
 use crate::{Diagnostic, Labels, Service, ServiceKey, Shared, Table};
 
@@ -50,8 +51,12 @@ pub struct Snapshot {
     pub telemetries: Table<ObjectKey, Telemetry>,
     /// EnvoyFilters.
     pub envoy_filters: Table<ObjectKey, EnvoyFilter>,
+    /// TrafficExtensions by their own keys, WasmPlugins by keys that no TrafficExtension has.
+    pub extensions: Table<ObjectKey, Extension>,
     /// Key material.
     pub credentials: Table<ObjectKey, Credential>,
+    /// Credentials for registries of images, by the key of their Secret: Docker's configuration, JSON.
+    pub pull_secrets: Table<ObjectKey, Sensitive>,
     /// Gateways into other networks, sorted.
     pub network_gateways: Shared<Vec<NetworkGateway>>,
     /// What users should know, sorted.

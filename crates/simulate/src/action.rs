@@ -196,7 +196,15 @@ fn forwards(exchange: &Exchange<'_>, host: &VirtualHost, route: &Route, action: 
                 let by = format!("there is no cluster {cluster}");
                 return exchange.answered(status, Vec::new(), None, &changes, by);
             };
-            let upstream = upstream::describe(exchange.proxy, found, exchange.connection);
+            let mut upstream = upstream::describe(exchange.proxy, found, exchange.connection);
+            if exchange
+                .manager
+                .http_filters
+                .iter()
+                .any(|filter| filter.name == upstream::ALPN)
+            {
+                upstream::offer(&mut upstream, found, exchange.version);
+            }
             exchange.steps.push(upstream::step(&upstream, exchange.share));
             if upstream.is_empty() {
                 let by = format!("no endpoint of the cluster {cluster} takes requests");

@@ -11,7 +11,7 @@ use prost::{Message, Name};
 use crate::headers::{HeaderChange, Headers, changes};
 use crate::matching::Metadata;
 use crate::proxy::Proxy;
-use crate::request::Connection;
+use crate::request::{Connection, Version};
 use crate::trace::{Answer, Delay, Outcome, Step, Verdict};
 
 /// Where a request is routed to.
@@ -42,6 +42,8 @@ pub(crate) struct Exchange<'a> {
     pub manager: &'a HttpConnectionManager,
     /// The route table, if the proxy has it.
     pub table: Option<&'a RouteConfiguration>,
+    /// The client's version of HTTP.
+    pub version: Version,
     /// Headers, with those of HTTP/2 that begin with a colon.
     pub headers: Headers,
     /// What filters left behind.

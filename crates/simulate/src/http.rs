@@ -54,6 +54,7 @@ pub(crate) fn run(
         connection,
         manager,
         table,
+        version: request.version,
         headers: headers(manager, connection, terminated, request),
         metadata: Metadata::default(),
         response: Vec::new(),

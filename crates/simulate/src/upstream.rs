@@ -12,12 +12,12 @@ use lateen_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use lateen_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
-use lateen_proto::type_url;
+use lateen_proto::{type_url, value};
 use serde::Serialize;
 
 use crate::exchange::{millis, object_of};
 use crate::proxy::Proxy;
-use crate::request::{Connection, Entry};
+use crate::request::{Connection, Entry, Version};
 use crate::trace::{Kind, Step};
 
 mod transport;
@@ -85,6 +85,30 @@ pub(crate) fn step(upstream: &Upstream, share: f64) -> Step {
     let mut step = Step::new(Kind::Cluster, &upstream.name, why);
     step.object.clone_from(&upstream.object);
     step
+}
+
+/// Name of the filter by which a request decides which protocols are offered, and of the metadata that it reads.
+pub(crate) const ALPN: &str = "lateen.alpn";
+
+/// Lets a request of a version of HTTP decide which protocols are offered in TLS, as the cluster's metadata says.
+pub(crate) fn offer(upstream: &mut Upstream, cluster: &Cluster, version: Version) {
+    let metadata = cluster
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.filter_metadata.get(ALPN));
+    let name = match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+        Version::Http2 => "HTTP/2",
+    };
+    let Some(value::Kind::StringValue(text)) = metadata.and_then(|own| own.fields.get(name)?.kind.as_ref()) else {
+        return;
+    };
+    for endpoint in &mut upstream.endpoints {
+        if let Transport::Tls { alpn, .. } = &mut endpoint.transport {
+            *alpn = text.split(',').map(str::to_owned).collect();
+        }
+    }
 }
 
 pub(crate) fn describe(proxy: &Proxy, cluster: &Cluster, connection: &Connection) -> Upstream {

@@ -1,14 +1,15 @@
 //! The simulator is held to the rows: what it says of a request is what came of it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use lateen_cli::render::{Inputs, World};
 use lateen_compile::Family;
 use lateen_simulate::{
-    Answer, Connection, Entry, Forward, Http, Outcome, Proxy, Request, Tls, Verdict, Version, simulate,
+    Answer, Connection, Entry, Forward, Http, Outcome, Proxy, Request, Tls, Trace, Transport, Verdict, Version,
+    simulate,
 };
 use lateen_testkit::call::Reply;
 use lateen_testkit::table::{Observed, Row};
@@ -56,14 +57,19 @@ impl Foretold {
         let Some((pod, request)) = request(row, target) else {
             return Ok(None);
         };
-        let trace = simulate(self.held(pod)?, &request);
+        let outcomes = whole(&simulate(self.held(pod)?, &request));
+        let behind = outcomes.iter().map(|outcome| match &outcome.verdict {
+            Verdict::Forwarded(forward) => self.behind(pod, forward, &request),
+            _ => Ok(Vec::new()),
+        });
+        let behind: Vec<Vec<Outcome>> = behind.collect::<Result<_>>()?;
         let mut wrong = Vec::new();
         let mut fitting: Vec<Vec<usize>> = Vec::new();
         for reply in &observed.replies {
             let mut reasons = Vec::new();
             let mut fits = Vec::new();
-            for (at, outcome) in trace.outcomes.iter().enumerate() {
-                match misfit(outcome, reply.as_ref(), row) {
+            for (at, outcome) in outcomes.iter().enumerate() {
+                match misfit(outcome, &behind[at], reply.as_ref(), row) {
                     None => fits.push(at),
                     Some(reason) => reasons.push(reason),
                 }
@@ -74,7 +80,7 @@ impl Foretold {
             fitting.push(fits);
         }
         if fitting.len() >= ENOUGH && fitting.iter().all(|fits| fits.len() == 1) {
-            for (at, outcome) in trace.outcomes.iter().enumerate() {
+            for (at, outcome) in outcomes.iter().enumerate() {
                 let count = fitting.iter().filter(|fits| fits[0] == at).count();
                 let (seen, share, number) = (count as f64 / fitting.len() as f64, outcome.share, fitting.len() as f64);
                 // Five standard deviations, and no less than a hundredth.
@@ -89,6 +95,55 @@ impl Foretold {
         }
         wrong.dedup();
         Ok(Some(wrong))
+    }
+
+    /// What the proxies of the endpoints do with a request that is passed on to them; nothing where they have none.
+    fn behind(&mut self, from: &base::Pod, forward: &Forward, request: &Request) -> Result<Vec<Outcome>> {
+        let (Some(http), Some(upstream)) = (&forward.http, &forward.upstream) else {
+            return Ok(Vec::new());
+        };
+        let version = match (upstream.protocol.as_str(), &request.http) {
+            ("HTTP/2", _) => Version::Http2,
+            ("as the client", Some(http)) => http.version,
+            _ => Version::Http11,
+        };
+        let mut all = Vec::new();
+        for endpoint in upstream.endpoints.iter().filter(|endpoint| endpoint.share > 0.0) {
+            let Ok(address) = endpoint.address.parse::<SocketAddr>() else {
+                continue;
+            };
+            let sidecar = |pod: &&base::Pod| IpAddr::V4(pod.2) == address.ip() && pod.4.is_empty();
+            let Some(pod) = base::PODS.iter().find(sidecar) else {
+                continue;
+            };
+            let own = format!("spiffe://cluster.local/ns/{}/sa/{}", from.1, from.0);
+            let tls = match &endpoint.transport {
+                Transport::Tls {
+                    sni, alpn, certificate, ..
+                } => Some(Tls {
+                    sni: Some(sni.clone()).filter(|sni| !sni.is_empty()),
+                    alpn: alpn.clone(),
+                    peer: certificate.iter().map(|_| own.clone()).collect(),
+                }),
+                _ => None,
+            };
+            let request = Request {
+                connection: Connection {
+                    entry: Entry::Inbound(address),
+                    source: Some(IpAddr::V4(from.2)),
+                    tls,
+                },
+                http: Some(Http {
+                    method: http.method.clone(),
+                    authority: http.authority.clone(),
+                    path: http.path.clone(),
+                    headers: http.headers.clone(),
+                    version,
+                }),
+            };
+            all.extend(whole(&simulate(self.held(pod)?, &request)));
+        }
+        Ok(all)
     }
 
     fn held(&mut self, pod: &base::Pod) -> Result<&Proxy> {
@@ -147,10 +202,23 @@ fn request(row: &Row, target: &Target) -> Option<(&'static base::Pod, Request)> 
 }
 
 /// Why a reply is not what an outcome says.
-fn misfit(outcome: &Outcome, reply: Result<&Reply, &String>, row: &Row) -> Option<String> {
+fn misfit(outcome: &Outcome, behind: &[Outcome], reply: Result<&Reply, &String>, row: &Row) -> Option<String> {
     match (reply, &outcome.verdict) {
         (Ok(reply), Verdict::Forwarded(forward)) => match reply.by() {
-            Some(server) => forwarded(forward, reply, &server),
+            Some(server) => {
+                let arrives = |outcome: &Outcome| matches!(outcome.verdict, Verdict::Forwarded(_));
+                match behind.is_empty() || behind.iter().any(arrives) {
+                    true => forwarded(forward, reply, &server),
+                    false => Some(format!(
+                        "{} goes on to proxies that do not pass it on, but {server} answered",
+                        forward.cluster
+                    )),
+                }
+            }
+            // A filter that is not simulated may answer.
+            None if std::iter::once(outcome).chain(behind).any(unsure) => None,
+            // The callee's own proxy may refuse what the caller's passes on.
+            None if behind.iter().any(|outcome| says(outcome, reply)) => None,
             // The proxy speaks for a server that cannot be reached, fails, or takes too long.
             None if reply.status >= 500 || reply.status == 0 => None,
             // gRPC's errors come with 200.
@@ -169,6 +237,26 @@ fn misfit(outcome: &Outcome, reply: Result<&Reply, &String>, row: &Row) -> Optio
         }
         (Err(error), Verdict::Answered(answer)) => Some(format!("{} by the proxy, but {error}", answer.status)),
     }
+}
+
+/// The outcomes of a trace, each with all of its decisions.
+fn whole(trace: &Trace) -> Vec<Outcome> {
+    let all = trace.outcomes.iter();
+    all.map(|outcome| Outcome {
+        steps: trace.steps_of(outcome).cloned().collect(),
+        ..outcome.clone()
+    })
+    .collect()
+}
+
+/// Whether a filter is on the way of which the simulator knows nothing.
+fn unsure(outcome: &Outcome) -> bool {
+    outcome.steps.iter().any(|step| step.why.contains("not simulated"))
+}
+
+/// Whether a proxy answers by itself, and so.
+fn says(outcome: &Outcome, reply: &Reply) -> bool {
+    matches!(&outcome.verdict, Verdict::Answered(answer) if answered(answer, reply).is_none())
 }
 
 fn forwarded(forward: &Forward, reply: &Reply, server: &str) -> Option<String> {

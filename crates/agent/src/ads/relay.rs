@@ -16,10 +16,12 @@ use tonic::{Request, Status, Streaming};
 
 use super::AdsProxy;
 use super::codec::Raw;
+use super::extensions::Extensions;
 use super::nametable::{TYPE, Tables};
 use super::wire::{Protocol, response_type};
 use crate::config::FileCertificate;
 use crate::grpc::{self, ClientIdentity};
+use crate::wasm;
 
 /// Requests of Envoy's that wait for the control plane; further ones wait in the socket.
 const MAXIMUM_WAITING: usize = 64;
@@ -51,6 +53,10 @@ pub(super) fn stream(
         unanswered: Some(Vec::new()),
         tables: Tables::default(),
         subscribed: proxy.names.is_none(),
+        extensions: proxy
+            .modules
+            .as_ref()
+            .map(|modules| Extensions::new(Arc::clone(modules), protocol)),
         proxy,
         protocol,
         envoy,
@@ -82,6 +88,8 @@ struct Relay {
     tables: Tables,
     /// The name table was asked for, or is not wanted.
     subscribed: bool,
+    /// Configurations of filters, of which the agent fetches the modules; none when that is left to Envoy.
+    extensions: Option<Extensions>,
 }
 
 enum Event {
@@ -93,6 +101,8 @@ enum Event {
     Opened(Result<Streaming<Bytes>, Status>),
     Response(Result<Option<Bytes>, Status>),
     Connected(anyhow::Result<Upstream>),
+    /// A configuration of filters is ready.
+    Converted(Bytes),
 }
 
 impl Relay {
@@ -109,6 +119,7 @@ impl Relay {
                     self.proxy.metrics.envoy_terminations.increment();
                     return Ok(None);
                 }
+                Event::Converted(message) => return Ok(Some(message)),
                 Event::Room => self.send(),
                 Event::NoRoom => self.lost(Status::unavailable("the control plane ended the stream"))?,
                 Event::Opened(Ok(responses)) => {
@@ -152,10 +163,16 @@ impl Relay {
             Some(result) = OptionFuture::from(opening) => Event::Opened(result),
             Some(response) = OptionFuture::from(responses) => Event::Response(response),
             Some(result) = OptionFuture::from(self.connecting.as_mut()) => Event::Connected(result),
+            Some(message) = OptionFuture::from(self.extensions.as_mut().map(Extensions::next)) => Event::Converted(message),
         }
     }
 
     fn on_request(&mut self, request: Bytes) {
+        let request = match &mut self.extensions {
+            Some(extensions) => extensions.forward(request),
+            None => Some(request),
+        };
+        let Some(request) = request else { return };
         self.waiting.push_back(request);
         if !self.subscribed {
             self.subscribed = true;
@@ -183,7 +200,12 @@ impl Relay {
     /// What of a response goes to Envoy.
     fn on_response(&mut self, response: Bytes) -> Option<Bytes> {
         self.proxy.metrics.xds_responses.increment();
-        if response_type(&response).is_none_or(|kind| kind != TYPE) {
+        let kind = response_type(&response);
+        if let (Some(extensions), true) = (&mut self.extensions, kind.as_deref() == Some(wasm::TYPE.as_bytes())) {
+            extensions.push(response);
+            return None;
+        }
+        if kind.is_none_or(|kind| kind != TYPE) {
             return Some(response);
         }
         match self.tables.take(self.protocol, response) {

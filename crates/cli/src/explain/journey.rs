@@ -313,6 +313,7 @@ impl Walk<'_> {
                 headers: http.headers.clone(),
                 version: match upstream.protocol.as_str() {
                     "HTTP/2" => Version::Http2,
+                    "as the client" => request.http.as_ref().map_or(Version::Http11, |http| http.version),
                     _ => Version::Http11,
                 },
             }),

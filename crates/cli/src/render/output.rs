@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use lateen_compile::Resource;
+use lateen_compile::{Family, Resource};
 use lateen_model::{Diagnostic, Proxy, Snapshot};
 use lateen_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
@@ -120,7 +120,10 @@ pub fn render(snapshot: &Snapshot, proxy: &Proxy) -> Result<Rendered> {
 fn json_of(url: &str, resource: &Resource) -> Result<Value> {
     let any = Any {
         type_url: url.to_owned(),
-        value: resource.bytes.to_vec(),
+        value: match url == Family::Extensions.type_url() {
+            true => lateen_compile::extension::public(&resource.bytes),
+            false => resource.bytes.to_vec(),
+        },
     };
     any_to_json(&any).with_context(|| format!("{} cannot be written as JSON", resource.name))
 }

@@ -15,6 +15,7 @@ use prost_types::Any;
 
 use super::settings::Settings;
 use super::values;
+use crate::alpn::Spoken;
 
 /// The key under which a cluster has these options.
 pub(crate) const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -82,6 +83,21 @@ impl HttpOptions {
     /// Whether HTTP/2 is spoken always.
     pub(crate) fn is_http2(&mut self) -> bool {
         self.http2().is_some()
+    }
+
+    /// What is spoken to servers.
+    pub(crate) fn spoken(&mut self) -> Spoken {
+        let follows = self.0.as_ref().is_some_and(|own| {
+            matches!(
+                own.upstream_protocol_options,
+                Some(options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(_))
+            )
+        });
+        match (follows, self.is_http2()) {
+            (true, _) => Spoken::AsClient,
+            (false, true) => Spoken::Http2,
+            (false, false) => Spoken::Http1,
+        }
     }
 
     /// Turns HTTP/1 into HTTP/2 where the rule or the mesh asks for it; the mesh only for ports known to be HTTP.

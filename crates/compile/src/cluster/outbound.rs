@@ -29,7 +29,7 @@ use crate::endpoint::members::{Members, Viewer, has_sessions};
 use crate::endpoint::order::Setting;
 use crate::endpoint::peer::AllPeers;
 use crate::facts::OutboundFacts;
-use crate::{Scope, names};
+use crate::{Scope, alpn, names};
 
 /// What one cluster is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -422,6 +422,12 @@ impl Outbound {
             dynamic,
             http2: http.is_http2(),
         });
+        if decided.mesh
+            && let Some(alpn) = alpn::metadata(self.port.protocol, http.spoken())
+        {
+            let metadata = cluster.metadata.get_or_insert_default();
+            metadata.filter_metadata.insert(alpn::NAME.to_owned(), alpn);
+        }
         let (by_host, by_certificate) = decided.follow_host;
         http.follow_host(by_host, by_certificate);
         let verifies = by_host && by_certificate;

@@ -33,6 +33,8 @@ pub(crate) struct Decided {
     pub(crate) context: Option<tls::UpstreamTlsContext>,
     /// Only toward endpoints that take mutual TLS.
     pub(crate) where_taken: bool,
+    /// It is the mesh's own mutual TLS.
+    pub(crate) mesh: bool,
     /// Server name and certificate follow the request's host.
     pub(crate) follow_host: (bool, bool),
 }
@@ -63,12 +65,14 @@ pub(crate) fn decide(question: &Question<'_>) -> Decided {
         return Decided {
             context: None,
             where_taken: false,
+            mesh: false,
             follow_host: (false, false),
         };
     };
     let plain = Decided {
         context: None,
         where_taken: false,
+        mesh: false,
         follow_host: (false, false),
     };
     if withheld(&settings, question) {
@@ -91,6 +95,7 @@ pub(crate) fn decide(question: &Question<'_>) -> Decided {
     };
     Decided {
         where_taken: where_taken && settings.mode == TlsMode::IstioMutual,
+        mesh: settings.mode == TlsMode::IstioMutual,
         follow_host,
         context,
     }

@@ -43,6 +43,8 @@ struct Chain {
     alpn: Vec<Arc<str>>,
     ranges: Vec<IpNet>,
     tls: Option<ServerTls>,
+    /// Port of the server, by which extensions choose bytes.
+    port: u16,
     action: Action,
 }
 
@@ -110,6 +112,7 @@ fn chains(
                         alpn: Vec::new(),
                         ranges: Vec::new(),
                         tls: None,
+                        port: server.server.port,
                         action,
                     });
                 }
@@ -119,6 +122,7 @@ fn chains(
                 alpn: Vec::new(),
                 ranges: Vec::new(),
                 tls: server.server.tls.clone(),
+                port: server.server.port,
                 action: Action::Http {
                     table: Arc::clone(table),
                     protocol: http_protocol(server),
@@ -185,6 +189,7 @@ fn tcp_chains(
                         alpn: Vec::new(),
                         ranges: condition.destination_subnets.clone(),
                         tls: None,
+                        port: server.server.port,
                         action: Action::Tcp(target),
                     });
                 }
@@ -215,6 +220,7 @@ fn tcp_chains(
                     alpn: Vec::new(),
                     ranges: Vec::new(),
                     tls,
+                    port: server.server.port,
                     action: Action::Tcp(target),
                 });
                 if !by_host {
@@ -282,6 +288,7 @@ fn auto_passthrough(server: &PlacedServer, scope: &Scope) -> Vec<Chain> {
                     alpn: MESH_ANY.iter().map(|alpn| Arc::from(*alpn)).collect(),
                     ranges: Vec::new(),
                     tls: None,
+                    port: server.server.port,
                     action: Action::Tcp(Target::single(&name, Protocol::Tcp)),
                 });
             }
@@ -341,13 +348,16 @@ impl Gateway {
                     routes: Source::Rds(Arc::clone(table)),
                     protocol: *protocol,
                     edge: true,
+                    port: self.port,
                     security: self.policies.http(common),
                     forwards: Vec::new(),
                 };
-                (vec![hcm::network_filter(http, common)], &["h2", "http/1.1"])
+                (hcm::network_filters(http, common), &["h2", "http/1.1"])
             }
             Action::Tcp(target) => {
-                let mut filters = self.policies.tcp(common);
+                let mut filters = common
+                    .extensions
+                    .around(self.policies.tcp(common), Side::Gateway, one.port);
                 filters.extend(target.filters(common, Side::Gateway));
                 (filters, &[])
             }

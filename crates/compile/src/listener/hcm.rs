@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lateen_model::extension::Phase;
 use lateen_model::mesh::PathNormalization;
 use lateen_model::service::Protocol;
 use lateen_proto::any;
@@ -31,6 +32,8 @@ use super::Common;
 use super::chain::filter;
 use super::forward::Forward;
 use super::telemetry::Side;
+use crate::alpn;
+use crate::extension::ALL_PHASES;
 
 /// What is particular to one connection manager.
 pub(super) struct Http {
@@ -44,8 +47,11 @@ pub(super) struct Http {
     pub protocol: Protocol,
     /// Whether the client is outside of the mesh and its address is to be believed.
     pub edge: bool,
-    /// Filters that decide who may pass, in order.
-    pub security: Vec<hcm::HttpFilter>,
+    /// Port by which extensions choose traffic: of the service for callers, of the workload where it is called, 0 where
+    /// it is not known.
+    pub port: u16,
+    /// Filters that decide who may pass: external authorizers, tokens, rules.
+    pub security: [Vec<hcm::HttpFilter>; 3],
     /// Services whose hosts are looked up as they are asked for.
     pub forwards: Vec<Forward>,
 }
@@ -58,12 +64,17 @@ pub(super) enum Source {
     Inline(Box<RouteConfiguration>),
 }
 
-/// The network filter.
-pub(super) fn network_filter(http: Http, common: &Common) -> pb::Filter {
-    filter("envoy.filters.network.http_connection_manager", &manager(http, common))
+/// The network filters of a chain of HTTP: extensions that handle bytes, and the connection manager.
+pub(super) fn network_filters(http: Http, common: &Common) -> Vec<pb::Filter> {
+    let mut all = common.extensions.network(http.side, http.port, &ALL_PHASES);
+    all.push(filter(
+        "envoy.filters.network.http_connection_manager",
+        &manager(http, common),
+    ));
+    all
 }
 
-fn manager(http: Http, common: &Common) -> hcm::HttpConnectionManager {
+fn manager(mut http: Http, common: &Common) -> hcm::HttpConnectionManager {
     let headers = &common.config.headers;
     let inbound = http.side == Side::Inbound;
     let serving = inbound || http.side == Side::Gateway;
@@ -123,7 +134,7 @@ fn manager(http: Http, common: &Common) -> hcm::HttpConnectionManager {
         out.xff_num_trusted_hops = common.config.trusted_proxies;
     }
     protocol_options(&http, common, &mut out);
-    out.route_specifier = Some(match http.routes {
+    out.route_specifier = Some(match std::mem::replace(&mut http.routes, Source::Rds("".into())) {
         Source::Inline(table) => RouteSpecifier::RouteConfig(*table),
         Source::Rds(name) => RouteSpecifier::Rds(hcm::Rds {
             route_config_name: name.to_string(),
@@ -137,7 +148,7 @@ fn manager(http: Http, common: &Common) -> hcm::HttpConnectionManager {
     });
     out.access_log = common.telemetry.access_logs(common, http.side, false);
     out.tracing = common.telemetry.tracing(common, http.side);
-    out.http_filters = filters(http.security, &http.forwards, http.protocol, common);
+    out.http_filters = filters(http, common);
     out
 }
 
@@ -184,15 +195,19 @@ fn protocol_options(http: &Http, common: &Common, out: &mut hcm::HttpConnectionM
     }
 }
 
-/// The filters in Istio's order: who may pass, statistics, faults, cross-origin rules, the router.
-fn filters(
-    security: Vec<hcm::HttpFilter>,
-    forwards: &[Forward],
-    protocol: Protocol,
-    common: &Common,
-) -> Vec<hcm::HttpFilter> {
-    let mut all = security;
-    if protocol == Protocol::GrpcWeb {
+/// The filters in Istio's order: who may pass, with extensions between the stages, statistics, faults, cross-origin
+/// rules, the router.
+fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
+    let extensions = |phase| common.extensions.http(http.side, http.port, phase);
+    let [custom, tokens, rules] = http.security;
+    let mut all = custom;
+    all.extend(extensions(Phase::Authn));
+    all.extend(tokens);
+    all.extend(extensions(Phase::Authz));
+    all.extend(rules);
+    all.extend(extensions(Phase::Stats));
+    all.extend(extensions(Phase::Unspecified));
+    if http.protocol == Protocol::GrpcWeb {
         all.push(http_filter("envoy.filters.http.grpc_web", &GrpcWeb::default()));
     }
     let grpc_stats = GrpcStats {
@@ -201,9 +216,12 @@ fn filters(
         ..Default::default()
     };
     all.push(http_filter("envoy.filters.http.grpc_stats", &grpc_stats));
+    if http.side != Side::Inbound {
+        all.push(alpn::filter());
+    }
     all.push(http_filter("envoy.filters.http.fault", &HttpFault::default()));
     all.push(http_filter("envoy.filters.http.cors", &Cors::default()));
-    all.extend(forwards.iter().map(|forward| forward.http_filter(common)));
+    all.extend(http.forwards.iter().map(|forward| forward.http_filter(common)));
     let debug = common.config.headers.envoy_debug_headers.unwrap_or(true);
     all.push(http_filter(
         "envoy.filters.http.router",
@@ -216,7 +234,7 @@ fn filters(
 }
 
 /// An HTTP filter.
-pub(super) fn http_filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
+pub(crate) fn http_filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
     hcm::HttpFilter {
         name: name.to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(config))),

@@ -335,12 +335,15 @@ impl Inbound {
                 routes: Source::Inline(Box::new(routes)),
                 protocol: port.protocol,
                 edge: false,
+                port: port.target,
                 security: self.policies.http(common),
                 forwards: Vec::new(),
             };
-            vec![hcm::network_filter(http, common)]
+            hcm::network_filters(http, common)
         } else {
-            let mut filters = self.policies.tcp(common);
+            let mut filters = common
+                .extensions
+                .around(self.policies.tcp(common), Side::Inbound, port.target);
             filters.extend(Target::single(&cluster, port.protocol).filters(common, Side::Inbound));
             filters
         };

@@ -20,6 +20,7 @@ use super::plan::{self, Planned, TcpService};
 use super::tcp::Target;
 use super::telemetry::Side;
 use super::{Common, tcp};
+use crate::extension::ALL_PHASES;
 use crate::facts::{ListenerFacts, OutboundFacts};
 use crate::route::{outbound_policy, resolve, source_applies};
 use crate::scope::EgressScope;
@@ -351,7 +352,7 @@ impl Outbound {
         let mut tls_inspector = false;
         for tcp in &self.tcp {
             tls_inspector |= !tcp.names.is_empty();
-            place(&mut listener, tcp.build(common));
+            place(&mut listener, tcp.build(self.port, common));
         }
         if tls_inspector {
             listener.listener_filters.push(chain::tls_inspector());
@@ -397,7 +398,8 @@ impl Outbound {
             routes: Source::Rds(Arc::clone(routes)),
             protocol: self.protocol,
             edge: false,
-            security: Vec::new(),
+            port: self.port,
+            security: Default::default(),
             forwards: self.forwards.clone(),
         };
         let matched = self.sniff_http.then(|| pb::FilterChainMatch {
@@ -407,7 +409,7 @@ impl Outbound {
         });
         pb::FilterChain {
             filter_chain_match: matched,
-            filters: vec![hcm::network_filter(http, common)],
+            filters: hcm::network_filters(http, common),
             transport_socket_connect_timeout: Some(chain::handshake_timeout()),
             ..Default::default()
         }
@@ -424,7 +426,7 @@ fn place(listener: &mut pb::Listener, chain: pb::FilterChain) {
 }
 
 impl TcpChain {
-    fn build(&self, common: &Common) -> pb::FilterChain {
+    fn build(&self, port: u16, common: &Common) -> pb::FilterChain {
         let any_name = self.names.is_empty() || self.names.iter().any(|name| &**name == "*");
         let matched = pb::FilterChainMatch {
             server_names: if any_name {
@@ -435,9 +437,11 @@ impl TcpChain {
             prefix_ranges: self.ranges.iter().map(chain::range).collect(),
             ..Default::default()
         };
+        let mut filters = common.extensions.network(Side::Outbound, port, &ALL_PHASES);
+        filters.extend(self.target.filters(common, Side::Outbound));
         pb::FilterChain {
             filter_chain_match: (matched != pb::FilterChainMatch::default()).then_some(matched),
-            filters: self.target.filters(common, Side::Outbound),
+            filters,
             transport_socket_connect_timeout: Some(chain::handshake_timeout()),
             ..Default::default()
         }
@@ -488,7 +492,8 @@ impl HttpProxy {
             routes: Source::Rds(HTTP_PROXY_ROUTES.into()),
             protocol: Protocol::Http,
             edge: false,
-            security: Vec::new(),
+            port: self.port,
+            security: Default::default(),
             forwards: Vec::new(),
         };
         pb::Listener {
@@ -496,7 +501,7 @@ impl HttpProxy {
             address: Some(chain::address(host, self.port)),
             traffic_direction: TrafficDirection::Outbound.into(),
             filter_chains: vec![pb::FilterChain {
-                filters: vec![hcm::network_filter(http, common)],
+                filters: hcm::network_filters(http, common),
                 ..Default::default()
             }],
             ..Default::default()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use lateen_model::endpoint::{Address, Endpoints};
 use lateen_model::proxy::Interception;
-use lateen_model::service::{Protocol, Registry, Resolution};
+use lateen_model::service::{Port, Protocol, Registry, Resolution};
 use lateen_model::sidecar::CaptureMode;
 use lateen_model::{Service, Shared, Snapshot};
 
@@ -112,15 +112,23 @@ fn plan(snapshot: &Snapshot, egress: &[EgressScope], facts: &OutboundFacts, own:
                 for planned in plan.listeners.values_mut() {
                     planned.locked = true;
                 }
-                for service in &entry.services {
-                    for port in &service.ports {
-                        plan.add_port(snapshot, service, port.number, port.protocol, bind.clone(), own, index);
-                    }
+                for (service, port) in entry.services.iter().flat_map(ports) {
+                    plan.add_port(snapshot, service, port.number, port.protocol, bind.clone(), own, index);
                 }
             }
         }
     }
     plan.listeners.into_values().collect()
+}
+
+/// The ports of a service, and those that only its shadows have.
+pub(crate) fn ports(service: &Shared<Service>) -> impl Iterator<Item = (&Shared<Service>, &Port)> {
+    let own = service.ports.iter().map(move |port| (service, port));
+    let others = service.shadows.iter().flat_map(move |shadow| {
+        let more = shadow.ports.iter().filter(|port| service.port(port.number).is_none());
+        more.map(move |port| (shadow, port))
+    });
+    own.chain(others)
 }
 
 /// Where an egress entry binds, and its own port.

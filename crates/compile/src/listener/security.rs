@@ -99,29 +99,28 @@ impl PolicyInput {
         }
     }
 
-    /// HTTP filters, in Istio's order: external authorizers, tokens, rules.
-    pub(super) fn http(&self, common: &Common) -> Vec<HttpFilter> {
-        self.http_filters(&common.mesh, common.proxy)
+    /// HTTP filters by stage, in Istio's order: external authorizers, tokens, rules.
+    pub(super) fn http(&self, common: &Common) -> [Vec<HttpFilter>; 3] {
+        self.http_stages(&common.mesh, common.proxy)
     }
 
-    /// Network filters of chains that pass bytes.
-    pub(super) fn tcp(&self, common: &Common) -> Vec<Filter> {
-        self.tcp_filters(&common.mesh)
+    /// Network filters of chains that pass bytes, by stage: external authorizers, rules.
+    pub(super) fn tcp(&self, common: &Common) -> [Vec<Filter>; 2] {
+        self.tcp_stages(&common.mesh)
     }
 
-    fn http_filters(&self, mesh: &Mesh, proxy: ProxyKind) -> Vec<HttpFilter> {
-        let mut all = filters::custom_http(self, mesh);
-        if let Some(config) = tokens::filter(self, mesh, proxy != ProxyKind::Sidecar) {
-            all.push(http_filter("envoy.filters.http.jwt_authn", &config));
-        }
-        all.extend(filters::local_http(self, mesh));
-        all
+    fn http_stages(&self, mesh: &Mesh, proxy: ProxyKind) -> [Vec<HttpFilter>; 3] {
+        let tokens = tokens::filter(self, mesh, proxy != ProxyKind::Sidecar);
+        let tokens = tokens.map(|config| http_filter("envoy.filters.http.jwt_authn", &config));
+        [
+            filters::custom_http(self, mesh),
+            tokens.into_iter().collect(),
+            filters::local_http(self, mesh),
+        ]
     }
 
-    fn tcp_filters(&self, mesh: &Mesh) -> Vec<Filter> {
-        let mut all = filters::custom_tcp(self, mesh);
-        all.extend(filters::local_tcp(self, mesh));
-        all
+    fn tcp_stages(&self, mesh: &Mesh) -> [Vec<Filter>; 2] {
+        [filters::custom_tcp(self, mesh), filters::local_tcp(self, mesh)]
     }
 }
 

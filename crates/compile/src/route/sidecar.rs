@@ -238,12 +238,19 @@ fn virtual_hosts(
         // Without a Sidecar an entry's services are the scope's.
         Some(hosts) => hosts.iter().filter_map(|host| scope.service(host)).collect(),
     };
-    for service in candidates {
+    for service in candidates.iter().copied() {
         let ports: Vec<&Port> = service.ports.iter().filter(|p| port == 0 || p.number == port).collect();
         let chosen = scope
             .service(&service.host)
             .is_none_or(|known| known.namespace == service.namespace);
         if !ports.is_empty() && (chosen || !services.contains_key(&service.host)) {
+            services.insert(&service.host, OnPort { service, ports });
+        }
+    }
+    // What callers say about a host is decided by its service; only where that has no such port, by another of the host.
+    for (service, own) in candidates.iter().copied().flat_map(plan::ports) {
+        if own.number == port && !services.contains_key(&service.host) {
+            let ports = vec![own];
             services.insert(&service.host, OnPort { service, ports });
         }
     }

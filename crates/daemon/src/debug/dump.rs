@@ -220,6 +220,8 @@ fn resources(proxy: &ConnectedProxy, url: &str) -> Vec<(String, Any)> {
     all.map(|resource| {
         let value = if url == types::SECRET {
             public(&resource.body)
+        } else if url == types::EXTENSION {
+            lateen_compile::extension::public(&resource.body)
         } else {
             resource.body.to_vec()
         };

@@ -111,6 +111,7 @@ fn type_url(input: &Input) -> &'static str {
         Input::Patched(patched) => type_url(patched.inner()),
         Input::Added(added) => added.type_url(),
         Input::Cluster(_) => Family::OutboundClusters.type_url(),
+        Input::Extension(_) => Family::Extensions.type_url(),
         Input::Endpoints(_) => Family::Endpoints.type_url(),
         Input::Listener(_) => Family::OutboundListeners.type_url(),
         Input::Routes(_) => Family::Routes.type_url(),

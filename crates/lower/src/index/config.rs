@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_model::destination::DestinationRule;
+use lateen_model::extension::Extension;
 use lateen_model::gateway::Gateway;
 use lateen_model::policy::{AuthorizationPolicy, EnvoyFilter, PeerAuthentication, RequestAuthentication, Telemetry};
 use lateen_model::route::VirtualService;
@@ -39,6 +40,7 @@ pub(super) struct Config {
     pub authorization_policies: Table<ObjectKey, AuthorizationPolicy>,
     pub telemetries: Table<ObjectKey, Telemetry>,
     pub envoy_filters: Table<ObjectKey, EnvoyFilter>,
+    pub extensions: Table<ObjectKey, Extension>,
 }
 
 /// What the objects are lowered beside.
@@ -91,6 +93,7 @@ impl Config {
             && self.authorization_policies == snapshot.authorization_policies
             && self.telemetries == snapshot.telemetries
             && self.envoy_filters == snapshot.envoy_filters
+            && self.extensions == snapshot.extensions
     }
 
     /// Lowers what is marked.
@@ -173,6 +176,18 @@ impl Config {
             AuthorizationPolicy => authorization_policies, |object, meta, d| Some(istio::authorization_policy::lower(object, meta, &context, d));
             Telemetry => telemetries, |object, meta, d| Some(istio::telemetry::lower(object, meta, &context, d));
             EnvoyFilter => envoy_filters, |object, meta, d| Some(istio::envoy_filter::lower(object, meta, &context, d));
+            TrafficExtension => extensions, |object, meta, d| istio::extension::lower(object, meta, &context, d);
+        }
+        if kind == Kind::WasmPlugin
+            && let Ok(key) = istio::extension::plugin_key(key)
+        {
+            let lowered = match (object, &meta) {
+                (Some(Object::WasmPlugin(object)), Some(meta)) => {
+                    istio::extension::lower_plugin(object, meta, &context, diagnostics)
+                }
+                _ => None,
+            };
+            put(&mut self.extensions, &key, lowered);
         }
     }
 

@@ -19,6 +19,8 @@ const CONFLICTING_HOSTS: &str = "IST0109";
 const NOT_IN_GATEWAY: &str = "IST0132";
 /// The host of a DestinationRule is none of the mesh's.
 const UNKNOWN_RULE_HOST: &str = "IST0174";
+/// A field that has no effect.
+const LEFT_OUT: &str = "LTN0001";
 /// Several Sidecars are about all workloads of a namespace.
 const MANY_DEFAULT_SIDECARS: &str = "IST0111";
 
@@ -57,9 +59,33 @@ pub fn check(snapshot: &Snapshot) -> Vec<Diagnostic> {
         }
     }
     sidecars(snapshot, &mut findings);
+    shadows(&snapshot.services, &mut findings);
     findings.sort();
     findings.dedup();
     findings
+}
+
+/// Objects that define a host once more, but otherwise than the object that it belongs to.
+fn shadows(services: &Table<ServiceKey, Service>, findings: &mut Vec<Diagnostic>) {
+    for service in services.values().filter(|service| !service.shadows.is_empty()) {
+        for shadow in &service.shadows {
+            let more = shadow.ports.iter().enumerate();
+            for (at, port) in more.filter(|(_, port)| service.port(port.number).is_none()) {
+                let message = format!(
+                    "calls of {host}:{} fail: {} {} is older, and the service of {host} in namespace {}, with other settings or \
+                     from another registry; add the port to that object, give both the same resolution, labels, selector and \
+                     exportTo, or define the host in one of them alone",
+                    port.number,
+                    service.origin.kind,
+                    service.origin.key,
+                    service.namespace,
+                    host = service.host,
+                );
+                let field = format!("spec.ports[{at}].number");
+                push(findings, &shadow.origin, &field, Severity::Warning, LEFT_OUT, message);
+            }
+        }
+    }
 }
 
 struct World<'a> {

@@ -26,6 +26,17 @@ pub(crate) fn of_secret(secret: &Secret, key: &ObjectKey) -> Option<Credential> 
     of_data(key.clone(), data.chain(text).collect())
 }
 
+/// The credentials for registries of images of a Secret that holds them.
+pub(crate) fn for_registry(secret: &Secret) -> Option<Sensitive> {
+    const NAME: &str = ".dockerconfigjson";
+    if secret.type_.as_deref() != Some("kubernetes.io/dockerconfigjson") {
+        return None;
+    }
+    let text = secret.string_data.as_ref().and_then(|data| data.get(NAME));
+    let data = || secret.data.as_ref()?.get(NAME).map(|data| data.0.as_slice());
+    text.map(String::as_bytes).or_else(data).map(Sensitive::new)
+}
+
 /// The authorities of a ConfigMap (`ca.crt`); `None` for ConfigMaps that hold something else.
 pub(crate) fn of_config_map(map: &ConfigMap, key: &ObjectKey) -> Option<Credential> {
     let data = map

@@ -199,6 +199,7 @@ impl EntryFacts {
                 .cloned()
                 .unwrap_or_default(),
             resolution: self.resolution,
+            shadows: Vec::new(),
             passthrough_ports: match passthrough {
                 true => self
                     .ports

@@ -207,6 +207,7 @@ impl ServiceFacts {
                 false => BTreeMap::from([(cluster.clone(), self.external_addresses.clone())]),
             },
             passthrough_ports: BTreeMap::new(),
+            shadows: Vec::new(),
             dns_first_connect: false,
             awaits_address: self.load_balancer,
             client_ip_affinity: self.client_ip_affinity,

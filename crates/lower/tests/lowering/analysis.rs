@@ -124,3 +124,42 @@ fn one_default_sidecar_per_namespace() {
         ],
     );
 }
+
+#[test]
+fn a_host_is_defined_once_in_a_namespace() {
+    let entry = |name: &str, year: u32, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, creationTimestamp: '{year}-01-01T00:00:00Z'}}\nspec: {spec}\n---\n"
+        )
+    };
+    let older = entry(
+        "older",
+        2023,
+        "{hosts: [dup.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}",
+    );
+    let younger = |resolution: &str| {
+        entry(
+            "younger",
+            2024,
+            &format!(
+                "{{hosts: [dup.com], resolution: {resolution}, endpoints: [{{address: 10.8.8.8}}], ports: [{{number: 80, name: http, protocol: HTTP}}, {{number: 8080, name: more, protocol: HTTP}}]}}"
+            ),
+        )
+    };
+    expect(
+        &format!("{}{older}", younger("STATIC")),
+        &[("younger", "spec.ports[1].number", "LTN0001")],
+    );
+    // Alike, both are one service.
+    expect(&format!("{}{older}", younger("DNS")), &[]);
+    // A Service is older whenever it was made.
+    let beside = entry(
+        "beside",
+        2020,
+        "{hosts: [reviews.default.svc.cluster.local], resolution: STATIC, ports: [{number: 81, name: http, protocol: HTTP}]}",
+    );
+    expect(
+        &format!("{SERVICE}{beside}"),
+        &[("beside", "spec.ports[0].number", "LTN0001")],
+    );
+}

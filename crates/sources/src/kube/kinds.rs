@@ -10,9 +10,9 @@ use serde::Serialize;
 /// Versions of an API, the best first.
 const PREFERENCE: &[&str] = &["v1", "v1beta1", "v1alpha3", "v1alpha2", "v1alpha1"];
 
-/// Secrets that never hold a certificate, and of which clusters have a great many, are not even asked for.
+/// Secrets that hold neither a certificate nor what a registry of images asks for are not even asked for.
 const SECRETS: &str = "type!=kubernetes.io/service-account-token,type!=helm.sh/release.v1,\
-    type!=kubernetes.io/dockerconfigjson,type!=kubernetes.io/dockercfg,type!=bootstrap.kubernetes.io/token,\
+    type!=kubernetes.io/dockercfg,type!=bootstrap.kubernetes.io/token,\
     type!=kubernetes.io/basic-auth,type!=kubernetes.io/ssh-auth";
 
 /// Group and resource of the definitions of custom resources.

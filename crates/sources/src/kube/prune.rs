@@ -42,6 +42,8 @@ const KEY_MATERIAL: &[&str] = &[
     "ca.crt",
     "ca.crl",
 ];
+/// Where credentials for registries of images stand.
+const PULL_SECRET: &[&str] = &[".dockerconfigjson"];
 
 /// Prunes objects.
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ impl Pruner {
                     retain(endpoint.get_mut("targetRef"), &["kind", "namespace", "name"]);
                 }
             }
-            Kind::Secret => return data(object, &[KEY_MATERIAL]),
+            Kind::Secret => return data(object, &[KEY_MATERIAL, PULL_SECRET]),
             Kind::ConfigMap => {
                 object.remove("binaryData");
                 return self.settings.contains(key) || data(object, &[KEY_MATERIAL, OVERLAYS]);

@@ -8,11 +8,13 @@
 )]
 
 mod destination_rule;
+mod extension;
 mod gateway;
 mod policy;
 mod virtual_service;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use lateen_api::extensions::{TrafficExtension, WasmPlugin};
 use lateen_api::networking::{DestinationRule, EnvoyFilter, Gateway, Sidecar, VirtualService};
 use lateen_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use lateen_api::telemetry::Telemetry;
@@ -25,6 +27,7 @@ pub(crate) fn check(kind: &str, spec: &str, annotations: Value) -> Vec<Finding> 
     let group = match kind {
         "PeerAuthentication" | "RequestAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
         "Telemetry" => "telemetry.istio.io/v1",
+        "TrafficExtension" | "WasmPlugin" => "extensions.istio.io/v1alpha1",
         "EnvoyFilter" => "networking.istio.io/v1alpha3",
         _ => "networking.istio.io/v1",
     };
@@ -33,10 +36,13 @@ pub(crate) fn check(kind: &str, spec: &str, annotations: Value) -> Vec<Finding> 
     let meta: ObjectMeta = serde_json::from_value(object["metadata"].clone()).unwrap();
     let subject = Subject::new(&meta);
     macro_rules! of {
-        ($type:ty, $module:ident) => {{
+        ($type:ty, $module:ident) => {
+            of!($type, $module, check)
+        };
+        ($type:ty, $module:ident, $check:ident) => {{
             let decoded = lateen_api::decode_object::<$type>(&object).unwrap();
             assert!(decoded.unknown.is_empty(), "{:?}", decoded.unknown);
-            lateen_validate::$module::check(&decoded.value.spec, &subject)
+            lateen_validate::$module::$check(&decoded.value.spec, &subject)
         }};
     }
     match kind {
@@ -49,6 +55,8 @@ pub(crate) fn check(kind: &str, spec: &str, annotations: Value) -> Vec<Finding> 
         "RequestAuthentication" => of!(RequestAuthentication, request_authentication),
         "AuthorizationPolicy" => of!(AuthorizationPolicy, authorization_policy),
         "Telemetry" => of!(Telemetry, telemetry),
+        "TrafficExtension" => of!(TrafficExtension, extension),
+        "WasmPlugin" => of!(WasmPlugin, extension, check_plugin),
         other => panic!("{other}"),
     }
 }

@@ -25,8 +25,8 @@ fn filters(mesh: Value, documents: &str) -> (Vec<Value>, Vec<Value>) {
             .collect(),
     };
     let input = PolicyInput::select(&snapshot, &policies);
-    let http = input.http_filters(&snapshot.mesh, ProxyKind::Sidecar);
-    let tcp = input.tcp_filters(&snapshot.mesh);
+    let http = input.http_stages(&snapshot.mesh, ProxyKind::Sidecar).concat();
+    let tcp = input.tcp_stages(&snapshot.mesh).concat();
     (
         http.iter().map(|one| to_json(one).unwrap()).collect(),
         tcp.iter().map(|one| to_json(one).unwrap()).collect(),

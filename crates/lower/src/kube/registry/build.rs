@@ -41,6 +41,13 @@ struct Draft {
     instances: BTreeSet<EntryInstance>,
 }
 
+/// Leaves of a service's shadows those that have ports which the service has not.
+fn keep_with_ports(service: &mut Service) {
+    let ports: BTreeSet<u16> = service.ports.iter().map(|port| port.number).collect();
+    let more = |shadow: &Shared<Service>| shadow.ports.iter().any(|port| !ports.contains(&port.number));
+    service.shadows.retain(more);
+}
+
 impl Registry {
     pub(super) fn refresh_workload(&mut self, id: &ClusterId, key: &ObjectKey, env: &Env<'_>) {
         let network = self.network_of_namespace(id, env);
@@ -193,6 +200,11 @@ impl Registry {
                 service.external_addresses.extend(other.external_addresses);
                 service.accounts.extend(other.accounts);
             }
+            for entry in entries {
+                let other = entry.lower(key, &self.local, nearby(&self.local), env.mesh);
+                service.shadows.push(Shared::new(other));
+            }
+            keep_with_ports(&mut service);
             return Some(service);
         }
         let (first, others) = entries.split_first()?;
@@ -204,6 +216,7 @@ impl Registry {
                 && service.selector == other.selector
                 && service.export_to == other.export_to;
             if !alike {
+                service.shadows.push(Shared::new(other));
                 continue;
             }
             for port in other.ports {
@@ -218,6 +231,7 @@ impl Registry {
                 service.addresses.entry(cluster).or_default().extend(addresses);
             }
         }
+        keep_with_ports(&mut service);
         for addresses in service.addresses.values_mut() {
             let mut seen = BTreeSet::new();
             addresses.retain(|address| seen.insert(*address));
