@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use lateen_testkit::agent::{PodAgent, Who};
+use lateen_testkit::agent::{PodAgent, Setup, Who};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::fabric::{Fabric, SWITCH, at};
 use lateen_testkit::pki::{Authority, Credential};
@@ -22,12 +22,15 @@ const BASE: &str = include_str!("base.yaml");
 const MESH: &str = include_str!("mesh.yaml");
 /// A pod with a proxy: name, which is its service account too, namespace, address, and the label of a gateway.
 type Pod = (&'static str, &'static str, Ipv4Addr, &'static str);
-const PODS: [Pod; 4] = [
+const PODS: [Pod; 5] = [
     ("web", "shop", Ipv4Addr::new(10, 77, 2, 1), ""),
     ("vault", "bank", Ipv4Addr::new(10, 77, 2, 2), ""),
     ("client", "shop", Ipv4Addr::new(10, 77, 2, 3), ""),
     ("ingress", "edge", Ipv4Addr::new(10, 77, 2, 11), "ingress"),
+    ("behind", "edge", Ipv4Addr::new(10, 77, 2, 12), "behind"),
 ];
+/// What the gateway is told that has one more proxy before it.
+const BEHIND: &[(&str, &str)] = &[("PROXY_CONFIG", "gatewayTopology: {numTrustedProxies: 1}")];
 /// Where the application of each sidecar listens.
 const PORTS: [u16; 5] = [7777, 8080, 8081, 8443, 9090];
 const AUTHORIZER: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 1);
@@ -91,7 +94,12 @@ impl Scene {
                 }
             }
             let who = Who { name, namespace, label };
-            let agent = PodAgent::start(binary, &world, &place, discovery, who, address, &hosts)?;
+            let variables = if name == "behind" { BEHIND } else { &[] };
+            let setup = Setup {
+                hosts: &hosts,
+                variables,
+            };
+            let agent = PodAgent::start_with(binary, &world, &place, discovery, who, address, setup)?;
             agents.insert(name, agent);
         }
         for agent in agents.values_mut() {
