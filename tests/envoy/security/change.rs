@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lateen_testkit::call::{Ask, Connection};
+use lateen_testkit::eventually;
 use tokio::task::JoinSet;
 
 use crate::ONE;
@@ -87,7 +88,11 @@ async fn of_ten_thousand_requests_after_the_acknowledgement_none_passes() -> Res
         let mut idle = Vec::new();
         for number in 0..CLIENTS {
             let mut client = Client::new(&scene, caller(number))?;
-            ensure!(client.status().await? == 200, "{} is refused before", caller(number));
+            // A sidecar's pool may still have a connection of the round before.
+            eventually("who asks is let pass", Duration::from_secs(10), async || {
+                client.status().await.is_ok_and(|status| status == 200).then_some(())
+            })
+            .await?;
             idle.push(client);
         }
         let (seen, stop) = (Seen::default(), Arc::new(AtomicBool::new(false)));
@@ -119,7 +124,10 @@ async fn of_ten_thousand_requests_after_the_acknowledgement_none_passes() -> Res
         let before = seen.iter().filter(|(begun, ..)| *begun < written).count();
         let mut of_idle = 0;
         for client in &mut idle {
+            // Envoy closes connections of the listener before with their next answer (after `drainDuration` at the latest).
             of_idle += usize::from(client.status().await? == 200);
+            let next = client.status().await?;
+            ensure!(next == 403, "a connection from before goes on being let pass: {next}");
         }
         println!(
             "round {}: first refusal {first:?} after the file was written, all proxies acknowledged after {:?}; of {requests} \
