@@ -263,7 +263,7 @@ async fn replayed_and_forged_tokens_are_refused() -> Result<()> {
 }
 
 /// How many bad tokens are shown at least.
-const FLOOD: u64 = 5_000;
+const FLOOD: u64 = 2_000;
 /// How long an honest caller may wait meanwhile.
 const HONEST: Duration = Duration::from_secs(5);
 

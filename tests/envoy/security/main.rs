@@ -12,9 +12,10 @@ mod rows;
 mod scene;
 mod tokens;
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::sync::Mutex;
 
 use rows::File;
@@ -35,6 +36,30 @@ fn there_are_more_than_300_requests() -> Result<()> {
         .map(|row| row.requests().len())
         .sum();
     ensure!(requests >= REQUESTS, "{requests} requests");
+    Ok(())
+}
+
+/// `SECURITY.md` names tests as `path::name`.
+#[test]
+fn the_threat_model_cites_only_tests_that_exist() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("SECURITY.md"))?;
+    let mut cited = 0;
+    for (path, name) in text.split('`').filter_map(|code| code.split_once(".rs::")) {
+        let path = root.join(format!("{path}.rs"));
+        let source = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let there = source.contains(&format!("fn {name}("));
+        ensure!(there, "{} has no test `{name}`", path.display());
+        cited += 1;
+    }
+    ensure!(cited >= 40, "only {cited} tests are cited");
+    let files = File::all()?;
+    for file in text.split('`').filter_map(|code| code.strip_suffix(".yaml")) {
+        ensure!(
+            files.iter().any(|(name, _)| name == file),
+            "there are no rows `{file}.yaml`"
+        );
+    }
     Ok(())
 }
 
