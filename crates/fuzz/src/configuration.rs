@@ -18,8 +18,11 @@ const WORLD: &str = include_str!("world.yaml");
 /// More documents are not read of one input.
 const DOCUMENTS: usize = 16;
 
+/// Settings, the objects of the small mesh, and what they are lowered to.
+type Base = (Settings, Vec<Event>, Arc<Snapshot>);
+
 thread_local! {
-    static BASE: RefCell<Option<(Settings, Vec<Event>, Arc<Snapshot>)>> = const { RefCell::new(None) };
+    static BASE: RefCell<Option<Base>> = const { RefCell::new(None) };
     static ADMISSION: Admission = Admission::new();
     static DIRECTORY: Option<tempfile::TempDir> = tempfile::tempdir().ok();
 }

@@ -124,6 +124,9 @@ pub(crate) struct Row {
     seen: BTreeMap<String, Option<Text>>,
 }
 
+/// Puts a value into a request.
+type Put = fn(&mut Request, String);
+
 /// One combination of a row.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -184,7 +187,7 @@ impl Row {
             two: self.two,
             ..default.clone()
         }];
-        let texts: [(Vec<String>, fn(&mut Request, String)); 7] = [
+        let texts: [(Vec<String>, Put); 7] = [
             (self.caller.all(&default.caller), |request, value| {
                 request.caller = value
             }),
