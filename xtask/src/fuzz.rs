@@ -110,6 +110,10 @@ fn call(target: &str, output: &Path, first: &Path, second: &Path) -> Result<Comm
     command.arg(target).arg(first).arg(second).arg("--");
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.arg(format!("-timeout={TIMEOUT_SECONDS}"));
+    let words = root().join("fuzz/dictionaries").join(format!("{target}.dict"));
+    if words.is_file() {
+        command.arg(format!("-dict={}", words.display()));
+    }
     Ok(command)
 }
 

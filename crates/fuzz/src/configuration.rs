@@ -12,6 +12,7 @@ use lateen_proto::envoy::config::core::v3::Node;
 use lateen_sources::file::FileSource;
 use prost::Message as _;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// A small mesh that everything is added to.
 const WORLD: &str = include_str!("world.yaml");
@@ -24,7 +25,8 @@ type Base = (Settings, Vec<Event>, Arc<Snapshot>);
 thread_local! {
     static BASE: RefCell<Option<Base>> = const { RefCell::new(None) };
     static ADMISSION: Admission = Admission::new();
-    static DIRECTORY: Option<tempfile::TempDir> = tempfile::tempdir().ok();
+    // Making a source takes long: it reads the schemas of all kinds.
+    static FILES: RefCell<Option<(TempDir, FileSource)>> = RefCell::new(watched());
 }
 
 fn decoded(value: &Value) -> Option<Object> {
@@ -139,19 +141,28 @@ pub fn node(data: &[u8]) {
     });
 }
 
-/// A file of configuration, and after a zero byte what it is changed to. An object stays as long as the file is no YAML.
+/// A file of configuration, and after a zero byte what it is changed to. What did not change is told as no change, and with
+/// the file all that it held is gone.
 pub fn files(data: &[u8]) {
-    let path = DIRECTORY.with(|directory| directory.as_ref().map(|directory| directory.path().to_owned()));
-    let (Some(path), Ok(cluster)) = (path, ClusterId::new("Kubernetes")) else {
-        panic!("there is no directory");
-    };
-    let file = path.join("input.yaml");
-    let mut source = FileSource::new(vec![path], cluster);
-    for text in data.splitn(3, |byte| *byte == 0) {
-        assert!(std::fs::write(&file, text).is_ok(), "the file cannot be written");
+    FILES.with_borrow_mut(|files| {
+        let Some((directory, source)) = files else {
+            panic!("there is no directory");
+        };
+        let file = directory.path().join("input.yaml");
+        for text in data.splitn(3, |byte| *byte == 0) {
+            assert!(std::fs::write(&file, text).is_ok(), "the file cannot be written");
+            assert!(source.reload().is_ok(), "the directory is there");
+            let again = source.reload().map(|events| events.len());
+            assert!(matches!(again, Ok(0)), "what did not change is told as a change");
+        }
+        assert!(std::fs::remove_file(&file).is_ok(), "the file cannot be removed");
         assert!(source.reload().is_ok(), "the directory is there");
-        // A second reading of the same bytes changes nothing.
-        let again = source.reload().map(|events| events.len());
-        assert!(matches!(again, Ok(0)), "what did not change is told as a change");
-    }
+        assert_eq!(source.objects().count(), 0, "objects without a file");
+    });
+}
+
+fn watched() -> Option<(TempDir, FileSource)> {
+    let directory = tempfile::tempdir().ok()?;
+    let source = FileSource::new(vec![directory.path().to_owned()], ClusterId::new("Kubernetes").ok()?);
+    Some((directory, source))
 }
