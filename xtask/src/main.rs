@@ -4,6 +4,7 @@
 mod cluster;
 mod crds;
 mod demo;
+mod fuzz;
 mod images;
 mod lint;
 mod progress;
@@ -44,6 +45,8 @@ enum Task {
         #[arg(long, value_name = "TEXT")]
         filter: Option<String>,
     },
+    /// Fuzz the parsers that face the network or users, with libFuzzer
+    Fuzz(fuzz::FuzzArgs),
     /// Check formatting, lints, docs, the layers of crates, CRDs and licences
     Lint,
     /// Write crds/ from the types of crates/api
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(args),
         Task::DemoWorld(args) => demo::run_world(args),
         Task::Test { tiers, envoy, filter } => tiers::run(&tiers, envoy, filter.as_deref()),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Lint => lint::run(),
         Task::Crds => crds::write(),
         Task::Images(args) => images::run(&args).map(|_| ()),

@@ -170,6 +170,15 @@ fn configure(
         .env("ISTIO_METAJSON_LABELS", labels.to_string());
 }
 
+/// What the agent of a pod is told besides who it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// What names mean to Envoy's resolver, as in `/etc/hosts`.
+    pub hosts: &'a str,
+    /// Variables of its environment.
+    pub variables: &'a [(&'a str, &'a str)],
+}
+
 /// A pod of a [`Fabric`](crate::fabric::Fabric): a real `lateen-agent` with its Envoy, to which the pod's connections are
 /// really redirected if it is a sidecar. It is ended when dropped.
 #[derive(Debug)]
@@ -193,6 +202,23 @@ impl PodAgent {
         address: Ipv4Addr,
         hosts: &str,
     ) -> Result<Self> {
+        let setup = Setup { hosts, variables: &[] };
+        Self::start_with(envoy, world, place, discovery, who, address, setup)
+    }
+
+    /// As [`Self::start`], with more than names to tell the agent.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        envoy: &Path,
+        world: &World,
+        place: &Place,
+        discovery: SocketAddr,
+        who: Who<'_>,
+        address: Ipv4Addr,
+        setup: Setup<'_>,
+    ) -> Result<Self> {
         let root = prepare(world, who)?;
         let sidecar = who.label.is_empty();
         let agent = program("lateen-agent", "lateen-agent")?;
@@ -204,7 +230,7 @@ impl PodAgent {
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "istio-iptables: {said}");
         }
-        std::fs::write(root.join("hosts"), hosts)?;
+        std::fs::write(root.join("hosts"), setup.hosts)?;
         std::fs::write(root.join("resolv.conf"), "")?;
         let mut command = place.command("sh");
         // The group is what exempts its connections from redirection.
@@ -215,6 +241,7 @@ impl PodAgent {
         command.arg(&root).arg(agent);
         let discovery = format!("istiod.istio-system.svc:{}", discovery.port());
         configure(&mut command, (envoy, &root, world), who, address, &discovery);
+        command.envs(setup.variables.iter().copied());
         let process = Process::start(command, &root.join("log"))?;
         Ok(Self {
             process,

@@ -90,7 +90,8 @@ impl Reply {
     }
 }
 
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+/// Whatever bytes go through, both ways.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
 /// An open connection for HTTP.
@@ -135,11 +136,20 @@ impl Connection {
     /// # Errors
     /// When there is no connection, or TLS fails.
     pub async fn open(line: &Line) -> Result<Self> {
+        let opening = async { Self::over(open(line).await?, line.two).await };
+        timeout(PATIENCE, opening).await.context("no connection in time")?
+    }
+
+    /// One over a stream that is open already: HTTP/2 where `two`, else HTTP/1.1.
+    ///
+    /// # Errors
+    /// When the other end does not speak it, or not in time.
+    pub async fn over(stream: Box<dyn Wire>, two: bool) -> Result<Self> {
         let opening = async {
-            let stream = TokioIo::new(open(line).await?);
+            let stream = TokioIo::new(stream);
             let mut task = JoinSet::new();
             // What goes wrong with a connection, the request on it tells.
-            let sender = if line.two {
+            let sender = if two {
                 let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
                 task.spawn(async move { drop(connection.await) });
                 Sender::Two(sender)
@@ -214,9 +224,17 @@ impl Connection {
 /// # Errors
 /// When there is no connection, or nothing comes back.
 pub async fn say(line: &Line, text: &str) -> Result<Reply> {
+    let opened = timeout(PATIENCE, open(line)).await.context("no connection in time")?;
+    say_over(opened?, text).await
+}
+
+/// As [`say`], over a stream that is open already.
+///
+/// # Errors
+/// When nothing comes back.
+pub async fn say_over(mut stream: Box<dyn Wire>, text: &str) -> Result<Reply> {
     let begun = Instant::now();
     let asking = async {
-        let mut stream = open(line).await?;
         stream.write_all(format!("{text}\n").as_bytes()).await?;
         let mut body = Vec::new();
         let end = stream.read_to_end(&mut body).await;

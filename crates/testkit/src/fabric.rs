@@ -190,6 +190,23 @@ impl Place {
         Ok(tokio::net::TcpStream::from_std(stream)?)
     }
 
+    /// A connection from it that comes from one of its addresses.
+    ///
+    /// # Errors
+    /// When the address is not one of its own, or nobody answers.
+    pub async fn connect_from(&self, source: Ipv4Addr, to: SocketAddr) -> Result<tokio::net::TcpStream> {
+        let socket = self.within(move || {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::from((source, 0)))?;
+            Ok(socket)
+        })?;
+        let stream = tokio::time::timeout(CONNECTING, socket.connect(to)).await;
+        let stream = stream.context("nobody answers")?;
+        let stream = stream.with_context(|| format!("cannot connect to {to} from {source}"))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
     /// Does something on a thread of its own in the namespace: sockets stay where they are made.
     fn within<T: Send>(&self, work: impl FnOnce() -> std::io::Result<T> + Send) -> Result<T> {
         let path = self.path();

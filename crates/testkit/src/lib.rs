@@ -17,6 +17,7 @@ pub mod load;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod settle;
 pub mod table;
 pub mod tools;
 pub mod upstream;

@@ -4,23 +4,22 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lateen_testkit::agent::{PodAgent, Who};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::fabric::{Fabric, at};
 use lateen_testkit::pki::{Authority, Credential};
+use lateen_testkit::settle::{Change, warm};
 use lateen_testkit::table::Table;
-use lateen_testkit::{Lateend, World, eventually};
+use lateen_testkit::{Lateend, World};
 use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::base;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What a table's text may name: certificates, each with the hosts it is for.
 const CREDENTIALS: [(&str, &[&str]); 3] = [
     ("shop", &["shop.test", "*.shop.test"]),
@@ -96,37 +95,17 @@ impl Scene {
 
     /// Puts a table's objects in place of those of the one before, and waits until all proxies have them.
     pub(crate) async fn set(&mut self, table: &Table) -> Result<()> {
-        let before = self.wanted().await?.into_iter().max().unwrap_or(0);
+        let change = Change::begin(&self.lateend).await?;
         let objects = self.filled(&table.objects);
         self.names = names(&format!("{}\n---\n{objects}", base::world()))?;
         self.world.write("table.yaml", &[&mesh(&table.name(), &objects)])?;
-        let proxies = self.agents.len();
         let marker = format!("{}.marker", table.name());
-        eventually("the control plane has read the table", PATIENCE, async || {
-            let services = self.lateend.http("/debug/registryz").await.ok()?;
-            services.body.contains(&marker).then_some(())
-        })
-        .await?;
-        eventually("all proxies have the table", PATIENCE, async || {
-            let rows = self.rows().await.ok()?;
-            let settled = rows.iter().filter(|row| {
-                row["settled"] == row["wanted"] && row["wanted"].as_u64().is_some_and(|wanted| wanted > before)
-            });
-            (settled.count() == proxies).then_some(())
-        })
-        .await?;
+        change.acknowledged(&self.lateend, &marker, self.agents.len()).await?;
         for (name, agent) in &self.agents {
-            eventually(&format!("{name} has warmed all up"), PATIENCE, async || {
-                let filter = "/stats?filter=(total_listeners_warming|cluster_manager.warming_clusters)";
-                let stats = agent.admin(filter).await.ok()?;
-                stats.lines().all(|line| line.ends_with(": 0")).then_some(())
-            })
-            .await?;
+            warm(name, agent).await?;
         }
-        let status = self.lateend.push_status().await?;
-        let none = |key: &str| status[key].as_array().is_none_or(Vec::is_empty);
-        ensure!(none("rejected"), "proxies reject: {}", status["rejected"]);
         if std::env::var_os("LATEEN_TABLE").is_some() {
+            let status = self.lateend.push_status().await?;
             println!("findings: {}\nfiles: {}", status["findings"], status["files"]);
         }
         Ok(())
@@ -139,19 +118,6 @@ impl Scene {
             all.push_str(&format!("\n{name}:\n{}\n", agent.log()));
         }
         all
-    }
-
-    async fn rows(&self) -> Result<Vec<Value>> {
-        Ok(serde_json::from_str(&self.lateend.http("/debug/syncz").await?.body)?)
-    }
-
-    async fn wanted(&self) -> Result<Vec<u64>> {
-        Ok(self
-            .rows()
-            .await?
-            .iter()
-            .filter_map(|row| row["wanted"].as_u64())
-            .collect())
     }
 
     /// A table's text with what it names put in.
