@@ -109,7 +109,9 @@ async fn a_node_that_keeps_its_account_to_itself_gains_nothing() {
     let cart = peer("spiffe://cluster.local/ns/shop/sa/cart");
     // Whether it says nothing of its account or the truth: the pod is known to run as another one.
     for account in [None, Some("cart")] {
-        let refused = distributor.connect(named("till-1", account), &cart).await;
+        let refused = distributor
+            .connect(named("till-1", account), &cart, Dialect::Delta)
+            .await;
         assert!(
             matches!(&refused, Err(Refusal::Denied(why)) if why.contains("till")),
             "{:?} was let in",
@@ -117,14 +119,20 @@ async fn a_node_that_keeps_its_account_to_itself_gains_nothing() {
         );
     }
     let till = peer("spiffe://cluster.local/ns/shop/sa/till");
-    let _own = distributor.connect(named("till-1", None), &till).await.unwrap();
+    let _own = distributor
+        .connect(named("till-1", None), &till, Dialect::Delta)
+        .await
+        .unwrap();
     let connected = distributor.proxies();
     assert_eq!(
         &*connected[0].proxy.service_account, "till",
         "the account is the certificate's"
     );
     // Nobody is held up whose pod is not known yet.
-    distributor.connect(named("cart-1", None), &cart).await.unwrap();
+    distributor
+        .connect(named("cart-1", None), &cart, Dialect::Delta)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -132,9 +140,15 @@ async fn who_may_not_read_secrets_is_of_another_class() {
     let (snapshots, distributor) = gate();
     snapshots.send_replace(Some(snapshot()));
     let mut cart = peer("spiffe://cluster.local/ns/shop/sa/cart");
-    let _may = distributor.connect(node("shop", None), &cart).await.unwrap();
+    let _may = distributor
+        .connect(node("shop", None), &cart, Dialect::Delta)
+        .await
+        .unwrap();
     cart.without_secrets = true;
-    let _may_not = distributor.connect(node("shop", None), &cart).await.unwrap();
+    let _may_not = distributor
+        .connect(node("shop", None), &cart, Dialect::Delta)
+        .await
+        .unwrap();
     let flags: Vec<bool> = distributor
         .proxies()
         .iter()

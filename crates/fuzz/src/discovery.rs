@@ -12,8 +12,8 @@ use http_body_util::{BodyExt as _, StreamBody};
 use lateen_runtime::Drain;
 use lateen_runtime::metrics::Metrics;
 use lateen_xds::{
-    AdsService, Discovery, Event, Node, Peer, Refusal, Resource, Sessions, Settings, Subscription, Wanted, XdsMetrics,
-    types,
+    AdsService, Dialect, Discovery, Event, Node, Peer, Refusal, Resource, Sessions, Settings, Subscription, Wanted,
+    XdsMetrics, types,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -34,7 +34,7 @@ struct Held(watch::Receiver<Arc<Wanted>>);
 impl Discovery for World {
     type Subscription = Held;
 
-    async fn connect(&self, _: Node, _: &Peer) -> Result<Held, Refusal> {
+    async fn connect(&self, _: Node, _: &Peer, _: Dialect) -> Result<Held, Refusal> {
         Ok(Held(self.0.subscribe()))
     }
 }
