@@ -200,7 +200,8 @@ impl Families {
         wanted
     }
 
-    /// The families' sets by type, on the structure of those of before.
+    /// The families' sets by type. What a type has of one family is that family's set itself: a copy for each class would be
+    /// compared with the next one name by name.
     fn join(previous: Option<&Joined>, parts: &[ResourceSet]) -> BTreeMap<Arc<str>, ResourceSet> {
         let mut by_type: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
         for (place, family) in Family::ALL.into_iter().enumerate() {
@@ -213,7 +214,7 @@ impl Families {
                 let same = |joined: &Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
                 match old {
                     Some((joined, (url, set))) if same(joined) => (Arc::clone(url), set.clone()),
-                    Some((_, (url, set))) => (Arc::clone(url), patched(set, union(parts, &places))),
+                    Some((_, (url, _))) => (Arc::clone(url), union(parts, &places)),
                     None => (url_of(url), union(parts, &places)),
                 }
             })

@@ -171,7 +171,7 @@ fn is_sniffed(name: &str, port: u16) -> bool {
 }
 
 fn make_tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Tables {
-    let mut by_port: BTreeMap<(usize, u16), (Vec<Arc<VirtualHost>>, bool)> = BTreeMap::new();
+    let mut by_port: BTreeMap<(usize, u16), Made> = BTreeMap::new();
     let mut all = Vec::new();
     for (name, (egress, port)) in named(snapshot, scope, facts) {
         let (hosts, _) = by_port
@@ -223,6 +223,9 @@ struct OnPort<'a> {
     ports: Vec<&'a Port>,
 }
 
+/// Virtual hosts, and whether they are apart.
+type Made = (Vec<Arc<VirtualHost>>, bool);
+
 /// Virtual hosts of a port (0: of all ports, for a Unix socket), sorted by name, and whether they are apart; of all hosts or
 /// of some.
 fn virtual_hosts(
@@ -231,7 +234,7 @@ fn virtual_hosts(
     scope: &Scope,
     facts: &OutboundFacts,
     only: Option<&BTreeSet<Hostname>>,
-) -> (Vec<Arc<VirtualHost>>, bool) {
+) -> Made {
     let mut services: BTreeMap<&Hostname, OnPort<'_>> = BTreeMap::new();
     let candidates: Vec<&Shared<Service>> = match only {
         None => entry.services.iter().collect(),

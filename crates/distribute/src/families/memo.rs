@@ -91,9 +91,9 @@ impl Memo {
         }
     }
 
-    /// How many resources are held.
+    /// How many resources are known: those in use, and some that will be forgotten.
     pub(super) fn len(&self) -> usize {
-        self.entries.values().filter(|entry| entry.is_in_use()).count()
+        self.entries.len()
     }
 
     /// Which objects made the resource of a name; empty if there is no such resource.
