@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use lateen_testkit::{ApiServer, eventually};
-use lateen_xds::types::ROUTE;
+use lateen_xds::types::{ROUTE, VIRTUAL_HOST};
 
 use crate::proxy::PATIENCE;
 use crate::scene::{SERVICES, TABLE, lateend, route, scene, sidecar};
@@ -43,7 +43,7 @@ async fn a_lost_api_server_removes_nothing_and_listing_anew_pushes_nothing() -> 
         for update in &updates {
             assert_eq!(
                 (update.type_url.as_str(), update.changed.len()),
-                (ROUTE, 1),
+                (VIRTUAL_HOST, 1),
                 "{update:?}"
             );
             assert!(update.removed.is_empty(), "{update:?}");

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use lateen_proto::envoy::config::core::v3::Node;
+use lateen_proto::envoy::config::route::v3::RouteConfiguration;
 use lateen_testkit::Lateend;
-use lateen_xds::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE};
+use lateen_xds::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST};
 use lateen_xds::{AdsClient, ClientState, Update};
+use prost::Message as _;
 use serde_json::json;
 use tonic::transport::Endpoint;
 
@@ -15,7 +17,7 @@ use tonic::transport::Endpoint;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What it asks for.
-const TYPES: [&str; 4] = [CLUSTER, ENDPOINTS, LISTENER, ROUTE];
+const TYPES: [&str; 5] = [CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST];
 
 /// A sidecar of a pod, by name, namespace and address.
 pub(crate) struct Sidecar {
@@ -46,6 +48,11 @@ impl Sidecar {
             .await?;
         let client = AdsClient::connect(channel, node, state).await?;
         let mut sidecar = Self { client };
+        // As Envoy does, it asks for virtual hosts once it has a table that has more of them.
+        sidecar.until("its tables", |state| all_came(state)).await?;
+        if tables(sidecar.client.state()).any(|(_, more)| more) {
+            sidecar.client.subscribe(VIRTUAL_HOST, &["*"]).await?;
+        }
         sidecar.until("all that was asked for", complete).await?;
         Ok(sidecar)
     }
@@ -89,13 +96,31 @@ impl Sidecar {
     }
 }
 
+/// A route table contains what its virtual hosts do, whichever way these came.
 fn contains(state: &ClientState, url: &str, name: &str, text: &str) -> Option<bool> {
-    let body = &state.of(url)?.resources.get(name)?.body.value;
-    Some(body.windows(text.len()).any(|window| window == text.as_bytes()))
+    let holds = |body: &[u8]| body.windows(text.len()).any(|window| window == text.as_bytes());
+    let own = holds(&state.of(url)?.resources.get(name)?.body.value);
+    Some(own || (url == ROUTE && hosts(state, name).any(|host| holds(host))))
+}
+
+/// The virtual hosts of a table that came one by one.
+fn hosts<'a>(state: &'a ClientState, table: &'a str) -> impl Iterator<Item = &'a Vec<u8>> {
+    let all = state.of(VIRTUAL_HOST).into_iter().flat_map(|of| &of.resources);
+    all.filter(move |(name, _)| name.strip_prefix(table).is_some_and(|rest| rest.starts_with('/')))
+        .map(|(_, host)| &host.body.value)
+}
+
+/// Route tables by name, each with whether it has more virtual hosts.
+fn tables(state: &ClientState) -> impl Iterator<Item = (&String, bool)> {
+    let all = state.of(ROUTE).into_iter().flat_map(|of| &of.resources);
+    all.map(|(name, table)| {
+        let table = RouteConfiguration::decode(table.body.value.as_slice());
+        (name, table.is_ok_and(|table| table.vhds.is_some()))
+    })
 }
 
 /// Whether all that was asked for by name has come.
-fn complete(state: &ClientState) -> bool {
+fn all_came(state: &ClientState) -> bool {
     let of = |url| state.of(url);
     let wildcard = [CLUSTER, LISTENER]
         .into_iter()
@@ -105,4 +130,9 @@ fn complete(state: &ClientState) -> bool {
         .filter_map(of)
         .all(|of| of.names.iter().all(|name| of.resources.contains_key(name)));
     wildcard && named
+}
+
+/// The same, and every table has its virtual hosts.
+fn complete(state: &ClientState) -> bool {
+    all_came(state) && tables(state).all(|(name, more)| !more || hosts(state, name).next().is_some())
 }
