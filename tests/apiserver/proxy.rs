@@ -49,7 +49,7 @@ impl Sidecar {
         let client = AdsClient::connect(channel, node, state).await?;
         let mut sidecar = Self { client };
         // As Envoy does, it asks for virtual hosts once it has a table that has more of them.
-        sidecar.until("its tables", |state| all_came(state)).await?;
+        sidecar.until("its tables", all_came).await?;
         if tables(sidecar.client.state()).any(|(_, more)| more) {
             sidecar.client.subscribe(VIRTUAL_HOST, &["*"]).await?;
         }
