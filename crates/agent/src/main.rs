@@ -21,6 +21,7 @@ mod one_shot;
 mod proxy;
 mod sds;
 mod status;
+mod unverified;
 mod wasm;
 
 use std::process::ExitCode;

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::VirtualService;
 use lateen_model::service::{Protocol, Resolution};
 use lateen_model::{Change, Proxy, Service, Shared, Snapshot, Table};
-use lateen_names::{ClusterId, Hostname, ObjectKey};
+use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use crate::facts::{Classes, Family};
 use crate::listener::plan;
@@ -47,17 +48,19 @@ pub struct Changes {
     telemetries: BTreeSet<ObjectKey>,
     /// Addresses at which something else is served.
     instances: BTreeSet<(ClusterId, IpAddr)>,
-    /// Pods that differ.
-    workloads: BTreeSet<(ClusterId, ObjectKey)>,
+    /// Pods that differ, by cluster, namespace and name.
+    workloads: BTreeSet<(ClusterId, Namespace, Arc<str>)>,
+    /// Hosts toward which clusters or endpoints may differ.
+    called: BTreeSet<Hostname>,
 }
 
 /// What of a set has to be selected anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Anew {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anew<'a> {
     /// Nothing: it is equal.
     Nothing,
     /// What belongs to these hosts.
-    Hosts(BTreeSet<Hostname>),
+    Hosts(&'a BTreeSet<Hostname>),
     /// All of it.
     Everything,
 }
@@ -78,12 +81,17 @@ impl Changes {
             telemetries: keys(&new.telemetries, &old.telemetries),
             policies: keys(&new.request_authentications, &old.request_authentications),
             instances: keys(&new.instances, &old.instances),
-            workloads: keys(&new.workloads, &old.workloads),
             ..Self::default()
         };
         changes
             .policies
             .extend(keys(&new.authorization_policies, &old.authorization_policies));
+        for change in new.workloads.diff(&old.workloads) {
+            let (cluster, pod) = change.key();
+            let namespace = pod.namespace.clone();
+            let named = namespace.map(|namespace| (cluster.clone(), namespace, Arc::from(pod.name.as_str())));
+            changes.workloads.extend(named);
+        }
         changes.classing = changes.everything
             || changes.peers
             || changes.gateways
@@ -127,6 +135,8 @@ impl Changes {
             changes.routed.extend(hosts);
             changes.routed.extend(changes.ruled.iter().cloned());
         }
+        let called = [&changes.services, &changes.endpoints, &changes.ruled];
+        changes.called = called.into_iter().flatten().cloned().collect();
         changes
     }
 
@@ -152,14 +162,13 @@ impl Changes {
     /// Whether a proxy's Node has to be read anew, and its classes.
     pub fn concern(&self, proxy: &Proxy) -> bool {
         let served = |address: &IpAddr| self.instances.contains(&(proxy.cluster.clone(), *address));
-        let is_pod = |(cluster, pod): &(ClusterId, ObjectKey)| {
-            *cluster == proxy.cluster
-                && pod.namespace.as_ref() == Some(&proxy.namespace)
-                && *pod.name.as_str() == *proxy.name
+        let is_pod = || {
+            let (cluster, name) = (proxy.cluster.clone(), Arc::clone(&proxy.name));
+            self.workloads.contains(&(cluster, proxy.namespace.clone(), name))
         };
         self.classing
             || (!self.instances.is_empty() && proxy.addresses.iter().any(served))
-            || self.workloads.iter().any(is_pod)
+            || (!self.workloads.is_empty() && is_pod())
     }
 
     /// Whether the services that classes see, and what follows from these alone, are the same.
@@ -189,7 +198,7 @@ impl Changes {
     }
 
     /// What of a family a class has to select anew.
-    pub fn anew(&self, family: Family, classes: &Classes) -> Anew {
+    pub fn anew(&self, family: Family, classes: &Classes) -> Anew<'_> {
         let out = &classes.outbound;
         let narrowed = out.sidecar.is_some();
         let router = out.kind != ProxyKind::Sidecar;
@@ -229,22 +238,19 @@ impl Changes {
         if everything {
             return Anew::Everything;
         }
-        match family {
-            Family::OutboundClusters | Family::Endpoints => {
-                let sets = [&self.services, &self.endpoints, &self.ruled];
-                let hosts: BTreeSet<Hostname> = sets.into_iter().flatten().cloned().collect();
-                if hosts.is_empty() {
-                    Anew::Nothing
-                } else {
-                    Anew::Hosts(hosts)
-                }
-            }
-            Family::Routes | Family::VirtualHosts if !self.routed.is_empty() => Anew::Hosts(self.routed.clone()),
-            _ => Anew::Nothing,
+        let hosts = match family {
+            Family::OutboundClusters | Family::Endpoints => &self.called,
+            Family::Routes | Family::VirtualHosts => &self.routed,
+            _ => return Anew::Nothing,
+        };
+        if hosts.is_empty() {
+            Anew::Nothing
+        } else {
+            Anew::Hosts(hosts)
         }
     }
 
-    fn inbound(&self, family: Family, classes: &Classes) -> Anew {
+    fn inbound(&self, family: Family, classes: &Classes) -> Anew<'_> {
         let facts = &classes.inbound;
         let here = |hosts: &BTreeSet<Hostname>| {
             !hosts.is_empty()

@@ -36,7 +36,7 @@ pub use built::{Built, Resource};
 pub use changes::{Anew, Changes};
 pub use facts::{Classes, Family};
 pub use listener::security::key_sources;
-pub use scope::{Rules, Scope};
+pub use scope::Scope;
 pub use survey::Survey;
 
 /// What one resource is made of. Two equal inputs build equal bytes, in any process.

@@ -7,9 +7,9 @@ use lateen_model::route::{GatewayRef, VirtualService};
 use lateen_model::{Service, Shared, Snapshot};
 use lateen_names::Namespace;
 
-use crate::Rules;
 use crate::changes::Changes;
 use crate::facts::Traits;
+use crate::scope::Rules;
 
 /// A snapshot's services and routes in their order of precedence, and what else does not depend on who looks. What did not
 /// change is shared with the survey before it.

@@ -203,22 +203,12 @@ impl Families {
     /// The families' sets by type. What a type has of one family is that family's set itself: a copy for each class would be
     /// compared with the next one name by name.
     fn join(previous: Option<&Joined>, parts: &[ResourceSet]) -> BTreeMap<Arc<str>, ResourceSet> {
-        let mut by_type: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
-        for (place, family) in Family::ALL.into_iter().enumerate() {
-            by_type.entry(family.type_url()).or_default().push(place);
-        }
-        by_type
-            .into_iter()
-            .map(|(url, places)| {
-                let old = previous.and_then(|joined| Some((joined, joined.wanted.sets.get_key_value(url)?)));
-                let same = |joined: &Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
-                match old {
-                    Some((joined, (url, set))) if same(joined) => (Arc::clone(url), set.clone()),
-                    Some((_, (url, _))) => (Arc::clone(url), union(parts, &places)),
-                    None => (url_of(url), union(parts, &places)),
-                }
-            })
-            .collect()
+        let one = |(url, places): &(Arc<str>, Vec<usize>)| {
+            let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
+            let kept = previous.filter(same).and_then(|joined| joined.wanted.set(url)).cloned();
+            (Arc::clone(url), kept.unwrap_or_else(|| union(parts, places)))
+        };
+        types().iter().map(one).collect()
     }
 
     /// Which objects made the resource of a name, for a class; empty if there is no such resource.
@@ -251,10 +241,11 @@ impl Families {
             facts: facts(family, classes),
         };
         let generation = now.snapshot.generation;
+        let changes = Arc::clone(&self.changes);
         let anew = match self.sets.get_mut(&key) {
             Some(held) if held.generation == generation => return held.set.clone(),
             Some(held) => {
-                let anew = self.changes.anew(family, classes);
+                let anew = changes.anew(family, classes);
                 if anew == Anew::Nothing {
                     held.generation = generation;
                     self.work.kept += 1;
@@ -410,17 +401,16 @@ fn union(parts: &[ResourceSet], places: &[usize]) -> ResourceSet {
     all
 }
 
-/// Type URLs, of which every class holds some, are shared.
-fn url_of(url: &'static str) -> Arc<str> {
-    static URLS: OnceLock<BTreeMap<&'static str, Arc<str>>> = OnceLock::new();
-    let all = || {
-        Family::ALL
-            .into_iter()
-            .map(|family| (family.type_url(), Arc::from(family.type_url())))
-            .collect()
-    };
-    let known = URLS.get_or_init(all).get(url);
-    known.cloned().unwrap_or_else(|| Arc::from(url))
+/// The types of resources, each with the places of its families among all; shared by all classes.
+fn types() -> &'static [(Arc<str>, Vec<usize>)] {
+    static TYPES: OnceLock<Vec<(Arc<str>, Vec<usize>)>> = OnceLock::new();
+    TYPES.get_or_init(|| {
+        let mut types: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+        for (place, family) in Family::ALL.into_iter().enumerate() {
+            types.entry(Arc::from(family.type_url())).or_default().push(place);
+        }
+        types.into_iter().collect()
+    })
 }
 
 /// A short text that stands for a class in debug output.

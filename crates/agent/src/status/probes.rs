@@ -11,8 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HOST, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
@@ -265,13 +264,7 @@ async fn beginning(mut answer: Answer) -> Bytes {
 /// TLS that trusts everybody, as kubelet's probes do: the application is on this host, and the question is whether it
 /// lives.
 fn unverified_tls(http2: bool) -> anyhow::Result<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(TrustEverybody(Arc::clone(&provider)));
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+    let mut config = crate::unverified::client_config()?;
     // As kubelet does, which also speaks HTTP/2 only over TLS.
     config.alpn_protocols = if http2 {
         vec![HTTP2.to_vec(), b"http/1.1".to_vec()]
@@ -279,54 +272,6 @@ fn unverified_tls(http2: bool) -> anyhow::Result<rustls::ClientConfig> {
         Vec::new()
     };
     Ok(config)
-}
-
-#[derive(Debug)]
-struct TrustEverybody(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for TrustEverybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
