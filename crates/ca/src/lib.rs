@@ -42,7 +42,7 @@ pub use external::{ExternalError, ExternalSigner};
 pub use files::FileError;
 pub use impersonate::{ImpersonationError, NodeAuthorizer};
 pub use lateen_pki as pki;
-pub use limits::Allowance;
+pub use limits::{Allowance, network};
 pub use service::CertificateService;
 pub use serving::ServingCertificate;
 pub use token::{TokenIssuer, TokenIssuerError};

@@ -120,14 +120,14 @@ impl Failures {
     }
 }
 
-/// The address, or of an IPv6 address its network: who has one has all of it.
-fn network(address: IpAddr) -> IpAddr {
+/// Who is counted as one caller: an address, or of an IPv6 address its network of 64 bits, since who has one has all of it.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => {
+        IpAddr::V6(address) if !address.is_loopback() => {
             let [a, b, c, d, ..] = address.segments();
             IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
-        v4 => v4,
+        other => other,
     }
 }
 
@@ -235,5 +235,6 @@ mod tests {
         let network = |ip: &str| network(ip.parse().unwrap()).to_string();
         assert_eq!(network("2001:db8:1:2:3::4"), "2001:db8:1:2::");
         assert_eq!(network("::ffff:10.0.0.1"), "10.0.0.1");
+        assert_eq!(network("::1"), "::1");
     }
 }

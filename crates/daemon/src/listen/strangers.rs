@@ -4,9 +4,10 @@
 //! known within milliseconds. Who has all places of their own address is refused.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lateen_ca::network;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Strangers at one port.
@@ -21,7 +22,7 @@ pub(crate) struct Strangers {
     of_address: Arc<OfAddress>,
 }
 
-/// By address, or of IPv6 by network of 64 bits: who has one has all of it.
+/// By [`network`].
 #[derive(Debug)]
 struct OfAddress {
     most: usize,
@@ -88,16 +89,6 @@ impl Drop for Place {
                 counts.remove(address);
             }
         }
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        other => other,
     }
 }
 
