@@ -7,6 +7,7 @@ mod changes;
 mod debug;
 mod edge;
 mod issuer;
+mod on_demand;
 mod restart;
 mod samples;
 mod scene;

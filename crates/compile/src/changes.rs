@@ -24,6 +24,8 @@ pub struct Changes {
     everything: bool,
     /// Something changed that decides how proxies are read and classed.
     classing: bool,
+    /// Whether other namespaces than before ask for clusters on demand, or keys for tokens may be fetched from elsewhere.
+    discovery: bool,
     /// Hosts whose services differ.
     services: BTreeSet<Hostname>,
     /// Hosts whose endpoints differ.
@@ -75,6 +77,8 @@ impl Changes {
                 || old.envoy_filters != new.envoy_filters
                 || old.extensions != new.extensions
                 || old.pull_secrets != new.pull_secrets,
+            discovery: (old.namespaces != new.namespaces && !old.on_demand().eq(new.on_demand()))
+                || (old.request_authentications != new.request_authentications && new.on_demand().next().is_some()),
             peers: old.peer_authentications != new.peer_authentications,
             gateways: old.gateways != new.gateways,
             credentials: old.credentials != new.credentials,
@@ -93,6 +97,7 @@ impl Changes {
             changes.workloads.extend(named);
         }
         changes.classing = changes.everything
+            || changes.discovery
             || changes.peers
             || changes.gateways
             || !changes.policies.is_empty()
@@ -194,7 +199,7 @@ impl Changes {
     }
 
     pub(crate) fn traits(&self) -> bool {
-        self.everything || self.services() || self.named_endpoints || self.rules || self.routes
+        self.everything || self.discovery || self.services() || self.named_endpoints || self.rules || self.routes
     }
 
     /// What of a family a class has to select anew.
@@ -205,7 +210,8 @@ impl Changes {
         let called = self.services() || self.routes || self.rules || self.gateways;
         let everything = self.everything
             || match family {
-                Family::OutboundClusters => {
+                Family::OnDemandClusters if out.on_demand.is_none() => return Anew::Nothing,
+                Family::OutboundClusters | Family::OnDemandClusters => {
                     // Patches may be for whatever there is. What routes lead to widens what a Sidecar lets through.
                     let any = self.services() || self.rules || !self.endpoints.is_empty();
                     self.peers
@@ -239,7 +245,7 @@ impl Changes {
             return Anew::Everything;
         }
         let hosts = match family {
-            Family::OutboundClusters | Family::Endpoints => &self.called,
+            Family::OutboundClusters | Family::OnDemandClusters | Family::Endpoints => &self.called,
             Family::Routes | Family::VirtualHosts => &self.routed,
             _ => return Anew::Nothing,
         };

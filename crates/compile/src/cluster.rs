@@ -8,6 +8,7 @@ mod balance;
 mod fixed;
 mod http;
 mod inbound;
+mod lazy;
 pub(crate) mod list;
 mod metadata;
 mod outbound;
@@ -31,6 +32,7 @@ use crate::Scope;
 use crate::built::Built;
 use crate::facts::{InboundFacts, OutboundFacts};
 use fixed::{Fixed, Kind};
+use lazy::Lazy;
 use settings::Settings;
 
 /// What one cluster is made of.
@@ -74,10 +76,13 @@ fn fixed(settings: &Shared<Settings>, kinds: &[Kind]) -> Vec<Input> {
     kinds.iter().map(one).collect()
 }
 
-/// Lists the clusters that are called.
+/// Lists the clusters that are called, but for those that come on demand.
 pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<Input> {
     let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
-    let mut all = called(outbound::select(snapshot, scope, facts, &settings, None));
+    let lazy = Lazy::new(snapshot, scope, facts);
+    let mut all = called(outbound::select(snapshot, scope, facts, &settings, None, |listed| {
+        !lazy.takes(listed)
+    }));
     // Gateways have no listeners that know where a connection was meant to go.
     all.extend(match facts.kind {
         ProxyKind::Sidecar => fixed(&settings, &[Kind::BlackHole, Kind::Passthrough]),
@@ -90,7 +95,24 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Ve
     all
 }
 
-/// Lists the clusters that lead to some hosts.
+/// Lists the clusters that come by name only, when they are first used: all of them, or those that lead to some hosts.
+pub(crate) fn on_demand(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &OutboundFacts,
+    hosts: Option<&BTreeSet<Hostname>>,
+) -> Vec<Input> {
+    if facts.on_demand.is_none() {
+        return Vec::new();
+    }
+    let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
+    let lazy = Lazy::new(snapshot, scope, facts);
+    called(outbound::select(snapshot, scope, facts, &settings, hosts, |listed| {
+        lazy.takes(listed)
+    }))
+}
+
+/// Lists the clusters that lead to some hosts, but for those that come on demand.
 pub(crate) fn outbound_to(
     snapshot: &Snapshot,
     scope: &Scope,
@@ -98,7 +120,15 @@ pub(crate) fn outbound_to(
     hosts: &BTreeSet<Hostname>,
 ) -> Vec<Input> {
     let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
-    called(outbound::select(snapshot, scope, facts, &settings, Some(hosts)))
+    let lazy = Lazy::new(snapshot, scope, facts);
+    called(outbound::select(
+        snapshot,
+        scope,
+        facts,
+        &settings,
+        Some(hosts),
+        |listed| !lazy.takes(listed),
+    ))
 }
 
 fn called(clusters: Vec<outbound::Outbound>) -> Vec<Input> {

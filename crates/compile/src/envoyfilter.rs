@@ -229,7 +229,7 @@ impl Added {
 pub(crate) fn patch(family: Family, snapshot: &Snapshot, classes: &Classes, inputs: Vec<Input>) -> Vec<Input> {
     use PatchTarget as T;
     let targets: &[T] = match family {
-        Family::OutboundClusters | Family::InboundClusters => &[T::Cluster],
+        Family::OutboundClusters | Family::OnDemandClusters | Family::InboundClusters => &[T::Cluster],
         Family::OutboundListeners => &[
             T::Listener,
             T::ListenerFilter,

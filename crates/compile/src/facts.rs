@@ -1,5 +1,6 @@
 //! What each family of resources may know of a proxy. Proxies whose facts are equal form a class and share everything.
 
+mod reached;
 mod traits;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use lateen_model::patch::Patch;
 use lateen_model::policy::{EnvoyFilter, Scope as PolicyScope};
 use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
 use lateen_model::{Labels, Proxy, ServiceKey, Shared, Snapshot, Table};
-use lateen_names::{ClusterId, Locality, Namespace, Network, ObjectKey};
+use lateen_names::{ClusterId, Hostname, Locality, Namespace, Network, ObjectKey};
 
 use crate::survey::Survey;
 pub(crate) use traits::Traits;
@@ -24,6 +25,8 @@ pub(crate) use traits::Traits;
 pub enum Family {
     /// Clusters that are called.
     OutboundClusters,
+    /// Those of them that come by name only, when they are first used.
+    OnDemandClusters,
     /// Clusters of the application itself.
     InboundClusters,
     /// Endpoints of the clusters that are called.
@@ -46,8 +49,9 @@ pub enum Family {
 
 impl Family {
     /// All of them, in push order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OutboundClusters,
+        Self::OnDemandClusters,
         Self::InboundClusters,
         Self::Endpoints,
         Self::Extensions,
@@ -62,7 +66,9 @@ impl Family {
     /// The xDS type of its resources.
     pub fn type_url(self) -> &'static str {
         match self {
-            Self::OutboundClusters | Self::InboundClusters => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::OutboundClusters | Self::OnDemandClusters | Self::InboundClusters => {
+                "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+            }
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::OutboundListeners | Self::InboundListeners => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -113,6 +119,8 @@ pub struct OutboundFacts {
     pub gateway_ports: Vec<Instance>,
     /// Authorization, request authentication policies in force (routers only).
     pub policies: Policies,
+    /// Hosts to which more leads than routes, where clusters that only routes lead to come on demand; else `None`.
+    pub on_demand: Option<Shared<BTreeSet<Hostname>>>,
     /// Where the proxy is, where some cluster with inline endpoints orders them by place; else `None`.
     pub place: Option<Place>,
 }
@@ -298,6 +306,19 @@ impl Classes {
         let traits = &survey.traits;
         let labels = traits.ordering_labels(proxy);
         let router = proxy.kind == ProxyKind::Router;
+        let capabilities = Capabilities {
+            // What patches change of virtual hosts they change in tables.
+            virtual_hosts: proxy.capabilities.virtual_hosts
+                && !crate::envoyfilter::change_routes(snapshot, &envoy_filters),
+            ..proxy.capabilities
+        };
+        // Streams that can name clusters can have virtual hosts one by one. Patches and extensions may send requests to
+        // clusters without a route that says so.
+        let on_demand = proxy.kind == ProxyKind::Sidecar
+            && capabilities.virtual_hosts
+            && envoy_filters.is_empty()
+            && extensions.is_empty()
+            && snapshot.is_on_demand(&proxy.namespace);
         let outbound = Shared::new(OutboundFacts {
             kind: proxy.kind,
             namespace: proxy.namespace.clone(),
@@ -307,12 +328,7 @@ impl Classes {
             interception: proxy.interception,
             dns_domain: Arc::clone(&proxy.dns_domain),
             options: proxy.options.clone(),
-            capabilities: Capabilities {
-                // What patches change of virtual hosts they change in tables.
-                virtual_hosts: proxy.capabilities.virtual_hosts
-                    && !crate::envoyfilter::change_routes(snapshot, &envoy_filters),
-                ..proxy.capabilities
-            },
+            capabilities,
             config: proxy.config.clone(),
             sidecar: sidecar.clone(),
             rules: traits.selected_rules(proxy),
@@ -326,6 +342,7 @@ impl Classes {
             },
             gateway_ports: if router { instances.clone() } else { Vec::new() },
             policies: if router { policies.clone() } else { Policies::default() },
+            on_demand: on_demand.then(|| traits.reached.clone()),
             place: traits.inline_places.then(|| Place {
                 locality: proxy.locality.clone(),
                 labels: labels.clone(),

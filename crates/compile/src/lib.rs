@@ -87,6 +87,10 @@ impl Input {
 pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Classes) -> Vec<Input> {
     let inputs = match family {
         Family::OutboundClusters => wrap(cluster::outbound(snapshot, scope, &classes.outbound), Input::Cluster),
+        Family::OnDemandClusters => wrap(
+            cluster::on_demand(snapshot, scope, &classes.outbound, None),
+            Input::Cluster,
+        ),
         Family::InboundClusters => wrap(cluster::inbound(snapshot, scope, &classes.inbound), Input::Cluster),
         Family::Endpoints => wrap(
             endpoint::select(snapshot, scope, &classes.endpoints, None),
@@ -124,6 +128,10 @@ pub fn select_hosts(
             cluster::outbound_to(snapshot, scope, &classes.outbound, hosts),
             Input::Cluster,
         ),
+        Family::OnDemandClusters => wrap(
+            cluster::on_demand(snapshot, scope, &classes.outbound, Some(hosts)),
+            Input::Cluster,
+        ),
         Family::Endpoints => wrap(
             endpoint::select(snapshot, scope, &classes.endpoints, Some(hosts)),
             Input::Endpoints,
@@ -151,7 +159,7 @@ pub fn names_of_hosts(
     hosts: &BTreeSet<Hostname>,
 ) -> Option<BTreeSet<String>> {
     match family {
-        Family::OutboundClusters | Family::Endpoints => {
+        Family::OutboundClusters | Family::OnDemandClusters | Family::Endpoints => {
             let listed = cluster::list::outbound(snapshot, scope, &classes.outbound, Some(hosts));
             Some(listed.map(|listed| listed.name()).collect())
         }

@@ -52,6 +52,8 @@ pub(crate) struct Common {
     pub(crate) names: TelemetryFacts,
     pub(crate) telemetry: TelemetryInput,
     pub(crate) extensions: Extensions,
+    /// Whether requests wait for clusters that are not there yet.
+    pub(crate) on_demand: bool,
 }
 
 /// What the listeners of a class hold, whoever's they are.
@@ -99,6 +101,7 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Ve
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &out.telemetries, &facts.telemetry),
         extensions: Extensions::select(snapshot, &facts.extensions),
+        on_demand: out.on_demand.is_some(),
     };
     // Who calls is told by tags of traced requests only: what passes bytes alone is the same for all workloads.
     let nameless = Shared::new(Common {
@@ -171,6 +174,7 @@ pub fn inbound(snapshot: &Snapshot, facts: &InboundFacts) -> Vec<Input> {
         names: facts.telemetry.clone(),
         telemetry: TelemetryInput::select(snapshot, &facts.telemetries, &facts.telemetry),
         extensions: Extensions::select(snapshot, &facts.extensions),
+        on_demand: false,
     };
     let common = Shared::new(common);
     inbound::select(snapshot, facts)

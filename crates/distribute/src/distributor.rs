@@ -9,7 +9,7 @@ use lateen_compile::{Classes, Family};
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Diagnostic, Proxy, Snapshot};
 use lateen_names::{Name, ObjectKey, ObjectRef, SpiffeId};
-use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, Subscription, Wanted};
+use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, ResourceSet, Subscription, Wanted};
 use tokio::sync::watch;
 
 use crate::families::{Families, class_name};
@@ -57,11 +57,15 @@ impl Push {
         {
             return *differs;
         }
-        let differs = wanted.sets.iter().any(|(type_url, set)| {
-            current
-                .set(type_url)
-                .is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
-        });
+        let newer = |old: Option<&ResourceSet>, set: &ResourceSet| {
+            old.is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
+        };
+        let differs = wanted.sets.iter().any(|(of, set)| newer(current.set(of), set))
+            || wanted
+                .by_name
+                .iter()
+                .any(|(of, set)| newer(current.by_name.get(of), set))
+            || wanted.by_name.len() != current.by_name.len();
         self.compared = Some((Arc::clone(current), differs));
         differs
     }
@@ -83,13 +87,11 @@ fn pause(push: Duration) -> Duration {
 }
 
 fn same_sets(one: &Arc<Wanted>, other: &Arc<Wanted>) -> bool {
-    Arc::ptr_eq(one, other)
-        || (one.sets.len() == other.sets.len()
-            && one
-                .sets
-                .iter()
-                .zip(&other.sets)
-                .all(|((a, one), (b, other))| a == b && one.is_same(other)))
+    let same = |one: &BTreeMap<Arc<str>, ResourceSet>, other: &BTreeMap<_, _>| {
+        let mut pairs = one.iter().zip(other);
+        one.len() == other.len() && pairs.all(|((a, one), (b, other))| a == b && one.is_same(other))
+    };
+    Arc::ptr_eq(one, other) || (same(&one.sets, &other.sets) && same(&one.by_name, &other.by_name))
 }
 
 /// A type's URL, and the name of a resource of it.
@@ -366,7 +368,7 @@ impl Connected {
         let wanted = self.wanted.borrow();
         let counts = |type_url: &str, name: &str, hash: u64| {
             wanted
-                .set(type_url)
+                .all(type_url)
                 .and_then(|set| set.get(name))
                 .is_some_and(|resource| resource.hash == hash)
         };

@@ -185,11 +185,13 @@ impl Families {
         let parts: Vec<ResourceSet> = Family::ALL.into_iter().map(one).collect();
         let previous = self.wanted.get(classes);
         let sets = Self::join(previous, &parts);
+        let by_name = Self::by_name(previous, classes, &parts);
         let wanted = Arc::new(Wanted {
             snapshot: generation,
             version: Arc::clone(&now.version),
             changed_at: None,
             sets,
+            by_name,
         });
         let joined = Joined {
             wanted: Arc::clone(&wanted),
@@ -209,6 +211,22 @@ impl Families {
             (Arc::clone(url), kept.unwrap_or_else(|| union(parts, places)))
         };
         types().iter().map(one).collect()
+    }
+
+    /// Where clusters come on demand: all that there are. Most of them are, so what comes unasked is put in with them.
+    fn by_name(previous: Option<&Joined>, classes: &Classes, parts: &[ResourceSet]) -> BTreeMap<Arc<str>, ResourceSet> {
+        if classes.outbound.on_demand.is_none() {
+            return BTreeMap::new();
+        }
+        let lazy = |place: &usize| Family::ALL[*place] == Family::OnDemandClusters;
+        let of_type = |place: &usize| Family::ALL[*place].type_url() == Family::OnDemandClusters.type_url();
+        let (mut places, others): (Vec<_>, Vec<_>) = (0..parts.len()).filter(of_type).partition(lazy);
+        places.extend(others);
+        let url: Arc<str> = Arc::from(Family::OnDemandClusters.type_url());
+        let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
+        let kept = previous.filter(same).and_then(|joined| joined.wanted.by_name.get(&url));
+        let all = kept.cloned().unwrap_or_else(|| union(parts, &places));
+        [(url, all)].into()
     }
 
     /// Which objects made the resource of a name, for a class; empty if there is no such resource.
@@ -363,9 +381,12 @@ impl Families {
 
 fn facts(family: Family, classes: &Classes) -> Facts {
     match family {
-        Family::OutboundClusters | Family::Routes | Family::VirtualHosts | Family::Secrets | Family::NameTable => {
-            Facts::Outbound(classes.outbound.clone())
-        }
+        Family::OutboundClusters
+        | Family::OnDemandClusters
+        | Family::Routes
+        | Family::VirtualHosts
+        | Family::Secrets
+        | Family::NameTable => Facts::Outbound(classes.outbound.clone()),
         Family::Extensions => Facts::Extensions(classes.extensions.clone()),
         Family::OutboundListeners => Facts::Listeners(classes.listeners.clone()),
         Family::Endpoints => Facts::Endpoints(classes.endpoints.clone()),
@@ -401,12 +422,13 @@ fn union(parts: &[ResourceSet], places: &[usize]) -> ResourceSet {
     all
 }
 
-/// The types of resources, each with the places of its families among all; shared by all classes.
+/// The types of resources, each with the places among all of those families that come unasked; shared by all classes.
 fn types() -> &'static [(Arc<str>, Vec<usize>)] {
     static TYPES: OnceLock<Vec<(Arc<str>, Vec<usize>)>> = OnceLock::new();
     TYPES.get_or_init(|| {
         let mut types: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
-        for (place, family) in Family::ALL.into_iter().enumerate() {
+        let unasked = |(_, family): &(usize, Family)| *family != Family::OnDemandClusters;
+        for (place, family) in Family::ALL.into_iter().enumerate().filter(unasked) {
             types.entry(Arc::from(family.type_url())).or_default().push(place);
         }
         types.into_iter().collect()

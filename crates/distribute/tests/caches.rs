@@ -104,6 +104,7 @@ fn through_caches(families: &mut Families, snapshot: &Snapshot, proxy: &Proxy) -
     let resources = wanted
         .sets
         .iter()
+        .chain(&wanted.by_name)
         .flat_map(|(url, set)| set.iter().map(move |resource| (url, resource)));
     resources
         .map(|(url, resource)| ((url.to_string(), resource.name.to_string()), resource.body.to_vec()))
@@ -177,7 +178,29 @@ fn plain_objects() -> Vec<Arc<Object>> {
             ));
         }
     }
-    yaml::documents(&text)
+    decoded(&text)
+}
+
+/// What makes clusters of a namespace come on demand or not, and one of them come anyway.
+fn demands() -> Vec<Arc<Object>> {
+    let mut text = String::new();
+    for labels in ["{lateen.dev/discovery: on-demand}", "{}"] {
+        text.push_str(&format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {labels}}}\n"
+        ));
+    }
+    for mirror in ["s0.shop", "s2.default"] {
+        text.push_str(&format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: s1, namespace: shop}}\nspec:\n  \
+             hosts: [s1.shop.svc.cluster.local]\n  http:\n  - mirror: {{host: {mirror}.svc.cluster.local}}\n    \
+             route: [{{destination: {{host: s1.shop.svc.cluster.local}}}}]\n"
+        ));
+    }
+    decoded(&text)
+}
+
+fn decoded(text: &str) -> Vec<Arc<Object>> {
+    yaml::documents(text)
         .map(|document| {
             let value = document.unwrap();
             let group = value["apiVersion"].as_str().unwrap();
@@ -193,7 +216,7 @@ proptest! {
 
     #[test]
     fn hosts_by_themselves_change_no_byte(history in prop::collection::vec(prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.2)), 1..4), 1..12)) {
-        let objects = plain_objects();
+        let objects = [plain_objects(), demands(), demands()].concat();
         let proxies: Vec<Proxy> = [("shop", "10.9.0.1"), ("default", "10.9.0.2")]
             .into_iter()
             .map(|(namespace, address)| {

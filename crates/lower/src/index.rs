@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use lateen_api::mesh::{MeshConfig, MeshNetworks};
+use lateen_model::DISCOVERY;
 use lateen_model::deployment::Deployments;
 use lateen_model::mesh::Mesh;
 use lateen_model::secret::{Credential, Sensitive};
@@ -432,13 +433,17 @@ fn namespace_facts(name: &Namespace, object: &Object) -> NamespaceFacts {
     let mut labels = labels(meta.labels.as_ref());
     // The API server sets it; files may lack it.
     labels.insert("kubernetes.io/metadata.name".into(), name.as_str().into());
-    let annotation = meta
-        .annotations
-        .as_ref()
-        .and_then(|all| all.get("networking.istio.io/traffic-distribution"));
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
+    // Either may say it; the label counts before the annotation.
+    if let Some(discovery) = annotation(DISCOVERY) {
+        labels
+            .entry(DISCOVERY.into())
+            .or_insert_with(|| discovery.as_str().into());
+    }
+    let distribution = annotation("networking.istio.io/traffic-distribution");
     NamespaceFacts {
         labels,
-        traffic_distribution: traffic_distribution(None, annotation.map(String::as_str)),
+        traffic_distribution: traffic_distribution(None, distribution.map(String::as_str)),
     }
 }
 

@@ -30,5 +30,5 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use proxy::Proxy;
 pub use selector::{ExportTo, Labels, NamespaceSelector, Selector};
 pub use service::{Service, ServiceKey};
-pub use snapshot::Snapshot;
+pub use snapshot::{DISCOVERY, Snapshot};
 pub use table::{Change, Shared, Table, content_hash};

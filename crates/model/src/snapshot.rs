@@ -16,6 +16,9 @@ use crate::secret::{Credential, Sensitive};
 use crate::sidecar::Sidecar;
 use crate::{Diagnostic, Labels, Service, ServiceKey, Shared, Table};
 
+/// Label of a Namespace, or annotation, by which its sidecars get clusters of HTTP on first use: `on-demand`.
+pub const DISCOVERY: &str = "lateen.dev/discovery";
+
 /// What `lower` publishes and `compile` reads. Tables are persistent: two snapshots share what did not change.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -61,4 +64,23 @@ pub struct Snapshot {
     pub network_gateways: Shared<Vec<NetworkGateway>>,
     /// What users should know, sorted.
     pub diagnostics: Arc<[Diagnostic]>,
+}
+
+impl Snapshot {
+    /// Whether sidecars of a namespace get clusters of HTTP on first use, as far as the namespace says so.
+    pub fn is_on_demand(&self, namespace: &Namespace) -> bool {
+        self.namespaces
+            .get(namespace)
+            .is_some_and(|labels| says_on_demand(labels))
+    }
+
+    /// The namespaces whose sidecars do.
+    pub fn on_demand(&self) -> impl Iterator<Item = &Namespace> {
+        let asking = self.namespaces.iter().filter(|(_, labels)| says_on_demand(labels));
+        asking.map(|(namespace, _)| namespace)
+    }
+}
+
+fn says_on_demand(labels: &Labels) -> bool {
+    labels.get(DISCOVERY).is_some_and(|value| &**value == "on-demand")
 }

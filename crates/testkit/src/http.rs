@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use axum::http::{HeaderMap, Request, header};
+use axum::http::{HeaderMap, Request, Response, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -90,7 +92,11 @@ impl Client {
 async fn ask(sender: &mut SendRequest<Empty<Bytes>>, host: &str, path: &str) -> Result<Answer> {
     sender.ready().await.context("the connection is gone")?;
     let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
-    let (head, body) = sender.send_request(request).await.context("no answer")?.into_parts();
+    read(sender.send_request(request).await.context("no answer")?).await
+}
+
+async fn read(response: Response<Incoming>) -> Result<Answer> {
+    let (head, body) = response.into_parts();
     let body = body.collect().await.context("half an answer")?.to_bytes();
     Ok(Answer {
         status: head.status.as_u16(),
@@ -136,4 +142,39 @@ pub async fn get_over_tls(
 /// As [`Client::get`].
 pub async fn get(address: SocketAddr, host: &str, path: &str) -> Result<Answer> {
     Client::new(address).get(host, path).await
+}
+
+/// One request with a body on a connection of its own.
+///
+/// # Errors
+/// As [`Client::get`].
+pub async fn post(address: SocketAddr, host: &str, path: &str, body: Bytes) -> Result<Answer> {
+    let asking = async {
+        let (mut sender, connection) = handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
+        // Ends with the answer.
+        let mut connections = JoinSet::new();
+        connections.spawn(connection);
+        let request = Request::post(path).header(header::HOST, host).body(Full::new(body))?;
+        read(sender.send_request(request).await.context("no answer")?).await
+    };
+    timeout(PATIENCE, asking).await.context("no answer in time")?
+}
+
+/// One call as gRPC makes it: HTTP/2 from the first byte on, with a body, on a connection of its own.
+///
+/// # Errors
+/// As [`Client::get`].
+pub async fn call(address: SocketAddr, host: &str, path: &str, body: Bytes) -> Result<Answer> {
+    let asking = async {
+        let stream = TokioIo::new(TcpStream::connect(address).await?);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        let mut connections = JoinSet::new();
+        connections.spawn(connection);
+        let request = Request::post(format!("http://{host}{path}"))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .body(Full::new(body))?;
+        read(sender.send_request(request).await.context("no answer")?).await
+    };
+    timeout(PATIENCE, asking).await.context("no answer in time")?
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use axum::Router;
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// A server that answers every HTTP request with its name. It stops accepting when dropped.
+/// A server that answers every HTTP request, once it has all of it, with its name, and in the header `x-received` with the
+/// length of the request's body (at most 2 MB). It stops accepting when dropped.
 #[derive(Debug)]
 pub struct Upstream {
     /// Its name, which is also the `version` label of its pod.
@@ -30,10 +32,10 @@ impl Upstream {
         let address = listener.local_addr()?;
         let (name, hits) = (Arc::<str>::from(name), Arc::new(AtomicU64::new(0)));
         let (body, counter) = (Arc::clone(&name), Arc::clone(&hits));
-        let router = Router::new().fallback(move || {
+        let router = Router::new().fallback(move |received: Bytes| {
             counter.fetch_add(1, Ordering::Relaxed);
             let body = body.to_string();
-            async move { body }
+            async move { ([("x-received", received.len().to_string())], body) }
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

@@ -50,6 +50,9 @@ pub struct Wanted {
     pub changed_at: Option<Instant>,
     /// What to hold of each type, by type URL. A type that is missing is an empty set.
     pub sets: BTreeMap<Arc<str>, ResourceSet>,
+    /// Of types of which there is more than comes unasked: all there is, by type URL. What it holds beyond `sets` is for
+    /// streams that name it, be it beside a wildcard subscription; of a type that is missing, `sets` has everything.
+    pub by_name: BTreeMap<Arc<str>, ResourceSet>,
 }
 
 // === impl Resource ===
@@ -185,9 +188,14 @@ impl fmt::Debug for ResourceSet {
 // === impl Wanted ===
 
 impl Wanted {
-    /// What to hold of one type.
+    /// What to hold of one type, unasked.
     pub fn set(&self, type_url: &str) -> Option<&ResourceSet> {
         self.sets.get(type_url)
+    }
+
+    /// What there is of one type, whether it comes unasked or by name only.
+    pub fn all(&self, type_url: &str) -> Option<&ResourceSet> {
+        self.by_name.get(type_url).or_else(|| self.set(type_url))
     }
 }
 

@@ -9,12 +9,16 @@
 //! changed or new cluster its endpoints are sent again though equal, or Envoy waits for them in vain; a cluster's
 //! endpoints are known by its name.
 //!
+//! What there is by name only ([`Wanted::by_name`]) is sent to a stream that names it beside its wildcard subscription, and
+//! then changes and goes like all the rest.
+//!
 //! A rejected response is sent again in parts until the culprits are alone. What was rejected is not sent to that proxy
 //! again until its content changes.
 
 mod blame;
 mod core;
 mod delta;
+mod demand;
 mod held;
 mod sotw;
 mod state;

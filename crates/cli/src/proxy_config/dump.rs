@@ -2,6 +2,8 @@
 //!
 //! Envoy writes field names as in the .proto files, the control plane as in proto-JSON; [`field`] takes either.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use serde_json::Value;
 
@@ -12,6 +14,8 @@ use super::tables::{listener_address, listener_port, parts};
 #[derive(Debug, Default)]
 pub(crate) struct Dump {
     pub(crate) clusters: Vec<Value>,
+    /// Names of those that are warming; in the control plane's, of those that come on first use.
+    pub(crate) waiting: BTreeSet<String>,
     pub(crate) listeners: Vec<Value>,
     pub(crate) routes: Vec<Value>,
     pub(super) endpoints: Vec<Value>,
@@ -43,6 +47,9 @@ impl Dump {
                 "ClustersConfigDump" => {
                     let keys = ["staticClusters", "dynamicActiveClusters", "dynamicWarmingClusters"];
                     dump.clusters.extend(lists(&keys, "cluster"));
+                    let waiting = lists(&keys[2..], "cluster");
+                    dump.waiting
+                        .extend(waiting.iter().map(|cluster| name(cluster).to_owned()));
                 }
                 "ListenersConfigDump" => {
                     dump.listeners.extend(lists(&["staticListeners"], "listener"));

@@ -100,13 +100,14 @@ fn identities(service: &Service, snapshot: &Snapshot) -> Vec<Arc<str>> {
     all
 }
 
-/// Lists the clusters of a class, or those that lead to some hosts, in order.
+/// Lists those clusters of a class, or of those that lead to some hosts, that it takes, in order.
 pub(crate) fn select(
     snapshot: &Snapshot,
     scope: &Scope,
     facts: &OutboundFacts,
     settings: &Shared<Settings>,
     hosts: Option<&BTreeSet<Hostname>>,
+    takes: impl Fn(&Listed<'_>) -> bool,
 ) -> Vec<Outbound> {
     let peers = AllPeers::new(snapshot);
     let nowhere = (Locality::default(), lateen_model::Labels::new());
@@ -117,6 +118,7 @@ pub(crate) fn select(
     let viewer = Viewer::new(snapshot, facts, (locality, labels, None), &peers);
     let mut target: Option<Shared<Target>> = None;
     list::outbound(snapshot, scope, facts, hosts)
+        .filter(takes)
         .map(|listed| {
             let known = target
                 .take()

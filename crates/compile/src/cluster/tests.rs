@@ -181,3 +181,82 @@ fn the_order_of_objects_changes_no_byte() {
     };
     assert_eq!(bytes(false), bytes(true));
 }
+
+/// Names of clusters that come unasked, and of those that come on demand, for a sidecar that can name clusters.
+fn split(namespace: &str, more: &str) -> [Vec<String>; 2] {
+    let documents = format!("---\n{namespace}\n{SERVICES}{more}");
+    let mesh = json!({"extensionProviders": [{"name": "z", "zipkin": {"service": "default/tracer.default.svc.cluster.local", "port": 80}}]});
+    let snapshot = world(mesh, &documents, false);
+    let mut proxy = sidecar("10.1.0.9", "");
+    proxy.capabilities.virtual_hosts = true;
+    [Family::OutboundClusters, Family::OnDemandClusters].map(|family| {
+        let all = resources(&snapshot, &proxy, &[family]).into_keys();
+        let hosts = all.filter_map(|name| Some(name.strip_prefix("outbound|")?.split('.').next()?.to_owned()));
+        hosts.collect()
+    })
+}
+
+const SERVICES: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}, {name: tcp, port: 81}, {name: any, port: 82}, {name: grpc, port: 83}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: tracer, namespace: default}
+spec: {clusterIP: 10.96.0.2, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shadow, namespace: default}
+spec: {clusterIP: 10.96.0.3, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: keys, namespace: default}
+spec: {clusterIP: 10.96.0.4, ports: [{name: http, port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web, namespace: default}
+spec:
+  hosts: [web]
+  http: [{mirror: {host: shadow}, route: [{destination: {host: web, port: {number: 80}}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: keys, namespace: default}
+spec: {jwtRules: [{issuer: keys, jwksUri: 'http://keys.default.svc.cluster.local/keys'}]}
+";
+
+const ASKING: &str =
+    "{apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {lateen.dev/discovery: on-demand}}}";
+
+#[test]
+fn only_what_nothing_but_routes_leads_to_comes_on_demand() {
+    let [unasked, on_demand] = split(ASKING, "");
+    assert_eq!(on_demand, ["80||web", "83||web"]);
+    assert_eq!(unasked, ["80||keys", "80||shadow", "80||tracer", "81||web", "82||web"]);
+}
+
+#[test]
+fn nothing_comes_on_demand_unless_the_namespace_asks_and_nobody_changes_what_envoy_gets() {
+    let annotated =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: default, annotations: {lateen.dev/discovery: on-demand}}}";
+    assert_eq!(split(annotated, "")[1], ["80||web", "83||web"]);
+    let contradicted = "{apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {lateen.dev/discovery: whole}, \
+                        annotations: {lateen.dev/discovery: on-demand}}}";
+    let silent = "{apiVersion: v1, kind: Namespace, metadata: {name: default}}";
+    let patch = "---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: p, namespace: default}\nspec:\n  \
+                 configPatches: [{applyTo: CLUSTER, patch: {operation: MERGE, value: {connect_timeout: 2s}}}]\n";
+    for (namespace, more) in [(contradicted, ""), (silent, ""), (ASKING, patch)] {
+        let [unasked, on_demand] = split(namespace, more);
+        assert_eq!(on_demand, [""; 0], "{namespace}");
+        assert_eq!(unasked.len(), 7, "{namespace}");
+    }
+    let narrowed = "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s, namespace: default}\nspec:\n  \
+                    egress: [{port: {number: 7, name: tcp, protocol: TCP}, hosts: [./web.default.svc.cluster.local]}, {hosts: [./keys.default.svc.cluster.local]}]\n";
+    assert_eq!(split(ASKING, narrowed)[1], [""; 0], "bytes go to web");
+}

@@ -7,8 +7,10 @@ use lateen_model::destination::{LocalityLb, TrafficPolicy};
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::GatewayRef;
 use lateen_model::service::{Resolution, TrafficDistribution};
-use lateen_model::{Labels, Proxy, Selector, Snapshot};
-use lateen_names::{Namespace, ObjectKey};
+use lateen_model::{Labels, Proxy, Selector, Shared, Snapshot};
+use lateen_names::{Hostname, Namespace, ObjectKey};
+
+use super::reached;
 
 /// See the module. While two snapshots' traits are equal, their services, endpoints, routes and rules class proxies alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) struct Traits {
     pub(crate) node_local: bool,
     /// Whether some cluster with inline endpoints may order them by place.
     pub(crate) inline_places: bool,
+    /// Hosts whose clusters no class gets on demand.
+    pub(crate) reached: Shared<BTreeSet<Hostname>>,
     /// The labels by which some rule orders endpoints.
     failover_labels: BTreeSet<Arc<str>>,
     /// Sets of `sourceLabels`, and whether a VirtualService of the mesh asks for them or one of gateways only.
@@ -31,6 +35,7 @@ impl Traits {
         Self {
             node_local: any_node_local(snapshot) || failover_labels.contains("kubernetes.io/hostname"),
             inline_places: places_inline(snapshot),
+            reached: Shared::new(reached::hosts(snapshot)),
             failover_labels,
             source_labels: all_source_labels(snapshot),
             selected_rules: snapshot

@@ -18,6 +18,7 @@ use lateen_proto::envoy::extensions::filters::http::cors::v3::Cors;
 use lateen_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use lateen_proto::envoy::extensions::filters::http::grpc_stats::v3::{FilterConfig as GrpcStats, filter_config};
 use lateen_proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use lateen_proto::envoy::extensions::filters::http::on_demand::v3::{OnDemand, OnDemandCds};
 use lateen_proto::envoy::extensions::filters::http::router::v3::Router;
 use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -222,6 +223,9 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
     all.push(http_filter("envoy.filters.http.fault", &HttpFault::default()));
     all.push(http_filter("envoy.filters.http.cors", &Cors::default()));
     all.extend(http.forwards.iter().map(|forward| forward.http_filter(common)));
+    if common.on_demand && http.side == Side::Outbound {
+        all.push(http_filter("envoy.filters.http.on_demand", &clusters_on_demand()));
+    }
     let debug = common.config.headers.envoy_debug_headers.unwrap_or(true);
     all.push(http_filter(
         "envoy.filters.http.router",
@@ -231,6 +235,23 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
         },
     ));
     all
+}
+
+/// Has Envoy ask for a cluster that a route sends to and that is not there, and has the request wait for it, for as long as
+/// this. One that there is not is answered at once, but Envoy asks for each name only once: later requests wait in vain.
+fn clusters_on_demand() -> OnDemand {
+    OnDemand {
+        odcds: Some(OnDemandCds {
+            source: Some(ConfigSource {
+                config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+                resource_api_version: ApiVersion::V3.into(),
+                ..Default::default()
+            }),
+            timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
 }
 
 /// An HTTP filter.

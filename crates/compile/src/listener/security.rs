@@ -13,6 +13,8 @@ mod rules;
 mod tests;
 mod tokens;
 
+pub(crate) use tokens::host_of;
+
 pub use tokens::key_sources;
 
 use std::collections::BTreeMap;

@@ -147,6 +147,7 @@ fn virtual_hosts(
             routes: Routes::None,
             require_tls: false,
             attempt_count: false,
+            closed: false,
         }];
     }
     collapsed(hosts, facts.config.headers.attempt_count.unwrap_or(true))
@@ -183,6 +184,7 @@ fn collapsed(hosts: BTreeMap<Hostname, Host>, attempt_count: bool) -> Vec<Virtua
                     routes,
                     require_tls,
                     attempt_count,
+                    closed: false,
                 },
                 port,
             )),

@@ -49,6 +49,10 @@ pub struct VirtualHost {
     pub require_tls: bool,
     /// Whether `x-envoy-attempt-count` is sent.
     pub attempt_count: bool,
+    /// Whether requests that no route takes are answered 404 by a last one. Envoy does so without, but the filter that
+    /// asks for clusters on demand, where virtual hosts come one by one, asks for the virtual host again first: such a request
+    /// hangs (Envoy 1.40).
+    pub closed: bool,
 }
 
 impl VirtualHost {
@@ -57,7 +61,7 @@ impl VirtualHost {
         pb::VirtualHost {
             name: self.name.to_string(),
             domains: self.domains.iter().map(ToString::to_string).collect(),
-            routes: self.routes(mesh),
+            routes: self.all_routes(mesh),
             require_tls: if self.require_tls {
                 TlsRequirementType::All
             } else {
@@ -88,6 +92,23 @@ impl VirtualHost {
             alternative: planned.alternative,
         };
         merged(sources).iter().map(origin).collect()
+    }
+
+    fn all_routes(&self, mesh: &Mesh) -> Vec<pb::Route> {
+        let mut routes = self.routes(mesh);
+        let everything = |route: &pb::Route| route.r#match.as_ref() == Some(&matching::everything());
+        if self.closed && !routes.iter().any(everything) {
+            routes.push(pb::Route {
+                name: "not_found".to_owned(),
+                r#match: Some(matching::everything()),
+                action: Some(pb::route::Action::DirectResponse(pb::DirectResponseAction {
+                    status: 404,
+                    ..Default::default()
+                })),
+                ..Default::default()
+            });
+        }
+        routes
     }
 
     fn routes(&self, mesh: &Mesh) -> Vec<pb::Route> {
@@ -319,5 +340,6 @@ pub(super) fn fallback(policy: &lateen_model::sidecar::OutboundPolicy, attempt_c
         routes,
         require_tls: false,
         attempt_count,
+        closed: false,
     }
 }

@@ -479,6 +479,7 @@ impl<'a> Maker<'a> {
                 routes,
                 require_tls: false,
                 attempt_count,
+                closed: self.facts.on_demand.is_some(),
             });
         }
     }

@@ -19,7 +19,7 @@ use lateen_proto::envoy::config::core::v3::DataSource;
 use lateen_proto::envoy::config::core::v3::data_source::Specifier;
 use lateen_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
-use lateen_xds::types;
+use lateen_xds::{Resource, ResourceSet, types};
 use prost::Message as _;
 use serde_json::json;
 
@@ -105,15 +105,15 @@ fn answer(debug: &Debug, caller: &Caller, which: &Which) -> Response {
 pub(super) fn configs(proxy: &ConnectedProxy, with_endpoints: bool) -> Vec<Any> {
     let version = proxy.wanted.version.to_string();
     let of = |url: &str| resources(proxy, url).into_iter();
+    let cluster = |body: Any| DynamicCluster {
+        version_info: version.clone(),
+        cluster: Some(body),
+        ..DynamicCluster::default()
+    };
     let clusters = ClustersConfigDump {
         version_info: version.clone(),
-        dynamic_active_clusters: of(types::CLUSTER)
-            .map(|(_, body)| DynamicCluster {
-                version_info: version.clone(),
-                cluster: Some(body),
-                ..DynamicCluster::default()
-            })
-            .collect(),
+        dynamic_active_clusters: of(types::CLUSTER).map(|(_, body)| cluster(body)).collect(),
+        dynamic_warming_clusters: on_demand(proxy).map(|(_, body)| cluster(body)).collect(),
         ..ClustersConfigDump::default()
     };
     let listeners = ListenersConfigDump {
@@ -215,23 +215,34 @@ fn routes_secrets_extensions(proxy: &ConnectedProxy, version: &str) -> [Any; 3] 
 
 /// The resources of a type that a proxy should hold, by name.
 fn resources(proxy: &ConnectedProxy, url: &str) -> Vec<(String, Any)> {
-    let set = proxy.wanted.sets.iter().filter(|(of, _)| &***of == url);
-    let all = set.flat_map(|(_, set)| set.iter());
-    all.map(|resource| {
-        let value = if url == types::SECRET {
-            public(&resource.body)
-        } else if url == types::EXTENSION {
-            lateen_compile::extension::public(&resource.body)
-        } else {
-            resource.body.to_vec()
-        };
-        let body = Any {
-            type_url: url.to_owned(),
-            value,
-        };
-        (resource.name.to_string(), body)
-    })
-    .collect()
+    let all = proxy.wanted.set(url).into_iter().flat_map(ResourceSet::iter);
+    all.map(|resource| shown(url, resource)).collect()
+}
+
+/// Clusters that a proxy gets when it first uses them. Which of them it has is for its stream to know; Envoy, too, shows
+/// apart what is not in use yet.
+fn on_demand(proxy: &ConnectedProxy) -> impl Iterator<Item = (String, Any)> {
+    let unasked = proxy.wanted.set(types::CLUSTER);
+    let more = proxy.wanted.by_name.get(types::CLUSTER);
+    let named = more.into_iter().flat_map(ResourceSet::iter);
+    named
+        .filter(move |resource| unasked.is_none_or(|set| set.get(&resource.name).is_none()))
+        .map(|resource| shown(types::CLUSTER, resource))
+}
+
+fn shown(url: &str, resource: &Resource) -> (String, Any) {
+    let value = if url == types::SECRET {
+        public(&resource.body)
+    } else if url == types::EXTENSION {
+        lateen_compile::extension::public(&resource.body)
+    } else {
+        resource.body.to_vec()
+    };
+    let body = Any {
+        type_url: url.to_owned(),
+        value,
+    };
+    (resource.name.to_string(), body)
 }
 
 /// A secret without all that is secret: only certificates are kept.

@@ -11,7 +11,7 @@ use lateen_proto::envoy::config::core::v3::Node;
 use lateen_proto::envoy::service::status::v3::client_config::GenericXdsConfig;
 use lateen_proto::envoy::service::status::v3::{ClientConfig, ConfigStatus};
 use lateen_proto::{Struct, Value as ProtoValue, value::Kind};
-use lateen_xds::{SessionRecord, SyncState, TypeRecord, types};
+use lateen_xds::{ResourceSet, SessionRecord, SyncState, TypeRecord, types};
 use serde_json::{Map, Value, json};
 
 use super::access::Caller;
@@ -243,8 +243,8 @@ fn watching(stream: &Stream) -> Value {
     client["locality"] = node["locality"].clone();
     let watches = stream.record.types.iter().map(|one| {
         let url = &*one.status.type_url;
-        let sets = proxy.wanted.sets.iter().filter(|(of, _)| &***of == url);
-        let names = sets.flat_map(|(_, set)| set.iter().map(|resource| resource.name.to_string()));
+        let all = proxy.wanted.all(url).into_iter().flat_map(ResourceSet::iter);
+        let names = all.map(|resource| resource.name.to_string());
         (url.to_owned(), json!(names.collect::<BTreeSet<_>>()))
     });
     client["watches"] = Value::Object(watches.collect());

@@ -100,7 +100,7 @@ impl Core {
         Ok((at, true))
     }
 
-    /// A type's state with what is wanted of it.
+    /// A type's state with what there is of it.
     pub(super) fn state(&mut self, at: usize) -> (&mut TypeState, ResourceSet) {
         let wanted = self.set_of(&self.types[at].url).cloned().unwrap_or_default();
         (&mut self.types[at], wanted)
@@ -189,13 +189,16 @@ impl Core {
     pub(super) fn on_wanted(&mut self, wanted: Arc<Wanted>) {
         let old = std::mem::replace(&mut self.wanted, wanted);
         for state in &mut self.types {
-            let (before, after) = (old.sets.get(&state.url), self.wanted.sets.get(&state.url));
-            let same = match (before, after) {
+            let same = |before: Option<&ResourceSet>, after: Option<&ResourceSet>| match (before, after) {
                 (Some(before), Some(after)) => before.is_same(after),
                 (None, None) => true,
                 _ => false,
             };
-            state.dirty |= !same;
+            let (before, after) = (old.by_name.get(&state.url), self.wanted.by_name.get(&state.url));
+            state.dirty |= !same(old.set(&state.url), self.wanted.set(&state.url)) || !same(before, after);
+            if before.is_none() && after.is_some() && state.is_wildcard() {
+                state.keep_all();
+            }
         }
     }
 
@@ -213,29 +216,28 @@ impl Core {
     pub(super) fn poll(&mut self, now: Instant) -> Option<Push> {
         self.warming.on_time(now);
         let wanted = Arc::clone(&self.wanted);
-        let none = ResourceSet::new();
         for at in 0..self.types.len() {
             let state = &self.types[at];
             if !state.dirty || state.outstanding.is_some() {
                 continue;
             }
             let kind = state.kind;
-            let set = wanted.set(&state.url).unwrap_or(&none);
-            if kind.waits && state.has_changes(set) && self.routes_wait(now) {
+            let set = self.types[at].target(&wanted);
+            if kind.waits && self.types[at].has_changes(&set) && self.routes_wait(now) {
                 self.types[at].waiting = true;
                 continue;
             }
-            if let Some(batch) = self.next(at, set, !kind.removed_last) {
-                return Some(self.send(at, batch, set, now));
+            if let Some(batch) = self.next(at, &set, !kind.removed_last) {
+                return Some(self.send(at, batch, &set, now));
             }
         }
         if !self.types.iter().any(|state| state.waiting) {
             self.routes_wait_since = None;
         }
         while let Some(at) = self.removals_due(now) {
-            let set = wanted.set(&self.types[at].url).unwrap_or(&none);
-            if let Some(batch) = self.next(at, set, true) {
-                return Some(self.send(at, batch, set, now));
+            let set = self.types[at].target(&wanted);
+            if let Some(batch) = self.next(at, &set, true) {
+                return Some(self.send(at, batch, &set, now));
             }
         }
         let settled = !self.types.is_empty() && self.types.iter().all(TypeState::is_settled);
@@ -251,9 +253,12 @@ impl Core {
     /// Whether listeners and routes wait because a cluster that the proxy does not have yet, or its endpoints, is still
     /// under way.
     fn routes_wait(&mut self, now: Instant) -> bool {
-        let new_clusters =
-            |state: &TypeState| &*state.url == CLUSTER && self.set_of(CLUSTER).is_some_and(|set| state.introduces(set));
-        if !self.warming.holds_routes() && !self.types.iter().any(new_clusters) {
+        let clusters = self.types.iter_mut().find(|state| &*state.url == CLUSTER);
+        let new_clusters = clusters.is_some_and(|state| {
+            let set = state.target(&self.wanted);
+            state.introduces(&set)
+        });
+        if !self.warming.holds_routes() && !new_clusters {
             self.routes_wait_since = None;
             self.routes_waited = false;
             return false;
@@ -394,6 +399,6 @@ impl Core {
     }
 
     fn set_of(&self, url: &str) -> Option<&ResourceSet> {
-        self.wanted.set(url)
+        self.wanted.all(url)
     }
 }

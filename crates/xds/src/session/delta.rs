@@ -1,6 +1,7 @@
 //! Requests of the delta protocol.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use lateen_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
@@ -34,7 +35,11 @@ pub(super) fn on_request(core: &mut Core, request: &DeltaDiscoveryRequest) -> Re
             let versions = request.initial_resource_versions.keys();
             versions.filter(|name| core.awaits_endpoints(at, name)).collect()
         };
+        let wanted_at_all = Arc::clone(core.wanted());
         let (state, _) = core.state(at);
+        if state.has_unnamed(request.initial_resource_versions.keys(), &wanted_at_all) {
+            state.keep_all();
+        }
         for (name, version) in &request.initial_resource_versions {
             let version = if awaited.contains(name) {
                 None

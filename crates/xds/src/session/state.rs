@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::blame::{Blame, mentions};
+use super::demand::Demand;
 use super::held::{Change, Entry, Has, Held};
 use crate::ResponseId;
-use crate::resource::{Resource, ResourceSet};
+use crate::resource::{Resource, ResourceSet, Wanted};
 use crate::types::{Kind, kind_of};
 
 /// What is known of one type.
@@ -19,6 +20,7 @@ pub(super) struct TypeState {
     wildcard: bool,
     /// What is named besides the wildcard.
     named: BTreeSet<Arc<str>>,
+    demand: Demand,
     /// In the state of the world, a hash of the names in the last request, and whether there ever were any.
     pub(super) names_hash: u64,
     pub(super) named_before: bool,
@@ -80,6 +82,7 @@ impl TypeState {
             kind,
             wildcard: false,
             named: BTreeSet::new(),
+            demand: Demand::default(),
             names_hash: 0,
             named_before: false,
             last_nonce: 0,
@@ -123,6 +126,27 @@ impl TypeState {
         }
     }
 
+    /// What the proxy should hold of what is wanted: what comes unasked, and what it named.
+    pub(super) fn target(&mut self, wanted: &Wanted) -> ResourceSet {
+        self.demand.target(wanted, &self.url, self.wildcard, &self.named)
+    }
+
+    /// The proxy may have what comes by name only, from when it came unasked: it keeps all there is. Its old listeners
+    /// would not ask for what they miss.
+    pub(super) fn keep_all(&mut self) {
+        self.demand.keep_all();
+        self.dirty = true;
+    }
+
+    /// Whether the proxy has something of an earlier time that it has not named and that does not come unasked.
+    pub(super) fn has_unnamed<'a>(&self, mut has: impl Iterator<Item = &'a String>, wanted: &Wanted) -> bool {
+        let Some(all) = wanted.by_name.get(&self.url) else {
+            return false;
+        };
+        let unasked = |name: &str| wanted.set(&self.url).is_some_and(|set| set.get(name).is_some());
+        self.wildcard && has.any(|name| all.get(name).is_some() && !unasked(name) && !self.named.contains(&**name))
+    }
+
     /// Whether a nonce is that of the last response.
     pub(super) fn answers_last(&self, nonce: &str) -> bool {
         nonce == self.last_nonce.to_string()
@@ -140,6 +164,7 @@ impl TypeState {
             .map_or_else(|| Arc::from(name), |resource| Arc::clone(&resource.name));
         if self.wildcard {
             self.named.insert(Arc::clone(&name));
+            self.demand.renamed();
         }
         self.held.set(
             &name,
@@ -155,6 +180,7 @@ impl TypeState {
         self.dirty = true;
         if self.wildcard {
             self.named.remove(name);
+            self.demand.renamed();
             return;
         }
         let name: Arc<str> = Arc::from(name);
@@ -173,6 +199,7 @@ impl TypeState {
         if !self.wildcard {
             self.wildcard = true;
             self.named = known.iter().cloned().collect();
+            self.demand.renamed();
         } else {
             for name in known {
                 self.resend(&name);
@@ -289,7 +316,8 @@ impl TypeState {
         let all = changes.len();
         if !removals {
             // A name that was asked for and does not exist is an answer rather than a removal.
-            changes.retain(|change| change.resource.is_some() || (change.before == Has::Unknown && !self.wildcard));
+            let asked = |change: &Change| !self.wildcard || self.named.contains(&change.name);
+            changes.retain(|change| change.resource.is_some() || (change.before == Has::Unknown && asked(change)));
         }
         self.deferred = changes.len() < all;
         while let Some(part) = self.blame.next_part() {

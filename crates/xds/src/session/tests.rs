@@ -1,5 +1,6 @@
 //! Sessions against a fake proxy, without I/O.
 
+mod demand;
 mod dialects;
 mod histories;
 mod order;
@@ -22,5 +23,6 @@ fn wanted(snapshot: u64, sets: &[(&str, &[(&str, &str)])]) -> Arc<Wanted> {
         version: Arc::from(format!("v{snapshot}")),
         changed_at: None,
         sets: sets.iter().map(|(url, names)| (Arc::from(*url), set(names))).collect(),
+        ..Wanted::default()
     })
 }

@@ -34,6 +34,7 @@ fn wanted(snapshot: u64, clusters: &ResourceSet, endpoints: &ResourceSet) -> Arc
             (Arc::from(ENDPOINTS), endpoints.clone()),
         ]
         .into(),
+        ..Wanted::default()
     })
 }
 

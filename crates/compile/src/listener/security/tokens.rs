@@ -91,7 +91,7 @@ pub fn key_sources(snapshot: &Snapshot) -> BTreeMap<KeySource, Duration> {
 }
 
 /// Host and port of an `http` or `https` URI.
-pub(super) fn host_of(uri: &str) -> Option<(&str, u16)> {
+pub(crate) fn host_of(uri: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = uri.split_once("://")?;
     let default = match scheme {
         "http" => 80,

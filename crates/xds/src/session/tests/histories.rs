@@ -25,6 +25,8 @@ enum Step {
     Subscribe(usize, usize),
     Unsubscribe(usize, usize),
     Reconnect,
+    /// Some of the types that come by wildcard come in part by name only, or whole again.
+    Demand(bool),
 }
 
 fn body() -> impl Strategy<Value = Option<String>> {
@@ -48,21 +50,33 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (types.clone(), 0..=NAMES.len()).prop_map(|(t, n)| Step::Subscribe(t, n)),
         2 => (types, 0..=NAMES.len()).prop_map(|(t, n)| Step::Unsubscribe(t, n)),
         1 => Just(Step::Reconnect),
+        1 => any::<bool>().prop_map(Step::Demand),
     ]
+}
+
+/// What is wanted, where these names of some types come on demand.
+fn wanted(snapshot: u64, all: &BTreeMap<Arc<str>, ResourceSet>, on_demand: bool) -> Arc<Wanted> {
+    let mut wanted = Wanted {
+        snapshot,
+        version: Arc::from(format!("v{snapshot}")),
+        sets: all.clone(),
+        ..Wanted::default()
+    };
+    for url in [CLUSTER, VIRTUAL_HOST].into_iter().filter(|_| on_demand) {
+        let set = wanted.sets.get_mut(url).unwrap();
+        wanted.by_name.insert(Arc::from(url), set.clone());
+        for name in ["b", "c", "d"] {
+            set.remove(name);
+        }
+    }
+    Arc::new(wanted)
 }
 
 fn run(dialect: Dialect, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut sets: BTreeMap<Arc<str>, ResourceSet> =
         TYPES.iter().map(|url| (Arc::from(*url), ResourceSet::new())).collect();
-    let mut snapshot = 0;
-    let mut pair = Pair::new(
-        dialect,
-        Arc::new(Wanted {
-            version: Arc::from("v0"),
-            sets: sets.clone(),
-            ..Wanted::default()
-        }),
-    );
+    let (mut snapshot, mut on_demand) = (0, dialect == Dialect::Delta && steps.len().is_multiple_of(2));
+    let mut pair = Pair::new(dialect, wanted(snapshot, &sets, on_demand));
     for url in TYPES {
         let by_name = url == ENDPOINTS || url == ROUTE;
         pair.start(url, if by_name { &["a", "b", "c"] } else { &[] });
@@ -80,13 +94,12 @@ fn run(dialect: Dialect, steps: &[Step]) -> Result<(), TestCaseError> {
                     }
                 }
                 snapshot += 1;
-                let wanted = Wanted {
-                    snapshot,
-                    version: Arc::from(format!("v{snapshot}")),
-                    sets: sets.clone(),
-                    ..Wanted::default()
-                };
-                pair.session.on_wanted(Arc::new(wanted));
+                pair.session.on_wanted(wanted(snapshot, &sets, on_demand));
+            }
+            Step::Demand(now) => {
+                on_demand = *now && dialect == Dialect::Delta;
+                snapshot += 1;
+                pair.session.on_wanted(wanted(snapshot, &sets, on_demand));
             }
             Step::Poll => drop(pair.poll()),
             Step::Take => drop(pair.take()),

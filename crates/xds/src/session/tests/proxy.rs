@@ -339,11 +339,14 @@ impl Pair {
         let wanted = self.session.wanted();
         let none = crate::ResourceSet::new();
         for (url, state) in &self.types {
-            let set = wanted.set(url).unwrap_or(&none);
+            let set = wanted.all(url).unwrap_or(&none);
+            let unasked = wanted.set(url).unwrap_or(&none);
             let short = crate::types::short_name(url);
+            // What comes by name only, and the proxy has without having named it, it keeps, up to date.
+            let comes = |name: &str| state.wildcard && (unasked.get(name).is_some() || state.has.contains_key(name));
             for resource in set
                 .iter()
-                .filter(|resource| state.wildcard || state.names.contains(&*resource.name))
+                .filter(|resource| comes(&resource.name) || state.names.contains(&*resource.name))
             {
                 let has = state.has.get(&*resource.name);
                 if has != Some(&resource.hash) && !is_bad(resource) && !is_garbled(resource) {

@@ -1,0 +1,83 @@
+//! What a stream should hold of a type of which there is more than comes unasked.
+//!
+//! How Envoy asks, tried on 1.40 with the filter `envoy.filters.http.on_demand` whose clusters come over the stream of its
+//! other configuration:
+//! - The first request to a cluster that is not there subscribes to its name beside the wildcard subscription, in a request
+//!   of type Cluster without `*`; requests that come meanwhile wait for the same answer. Bodies (100 KiB, chunked or not)
+//!   and weighted clusters go through, without any runtime feature. The endpoints are asked for as those of all clusters.
+//! - The answer that there is no such cluster ends the wait at once, with 503.
+//! - **A name is asked for once.** When a cluster is removed, requests under way are finished, but the next one does not ask
+//!   again: it waits in vain for its time-out, then fails. The same happens to later requests to a name that there is not.
+//!   So what was asked for stays until it no longer exists, and comes back unasked if it exists again.
+//! - On a new stream Envoy subscribes to `*` and to every name that it ever asked for, removed ones included, and lists in
+//!   `initial_resource_versions` what it has, of both kinds.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::resource::{ResourceSet, Wanted};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Demand {
+    /// Everything is held, as if it came unasked.
+    whole: bool,
+    made: Option<Made>,
+}
+
+/// A set that was made, and of what.
+#[derive(Debug)]
+struct Made {
+    unasked: ResourceSet,
+    all: ResourceSet,
+    set: ResourceSet,
+}
+
+impl Demand {
+    /// From now on all there is.
+    pub(super) fn keep_all(&mut self) {
+        self.whole = true;
+        self.made = None;
+    }
+
+    /// The stream names other resources than before.
+    pub(super) fn renamed(&mut self) {
+        self.made = None;
+    }
+
+    /// What to hold of a type. A stream that names nothing shares the set that comes unasked.
+    pub(super) fn target(
+        &mut self,
+        wanted: &Wanted,
+        url: &str,
+        wildcard: bool,
+        named: &BTreeSet<Arc<str>>,
+    ) -> ResourceSet {
+        let unasked = wanted.set(url).cloned().unwrap_or_default();
+        let Some(all) = wanted.by_name.get(url) else {
+            self.made = None;
+            return unasked;
+        };
+        if self.whole || !wildcard {
+            return all.clone();
+        }
+        if let Some(made) = &self.made
+            && made.unasked.is_same(&unasked)
+            && made.all.is_same(all)
+        {
+            return made.set.clone();
+        }
+        let mut set = unasked.clone();
+        for resource in named.iter().filter_map(|name| all.get(name)) {
+            if unasked.get(&resource.name).is_none() {
+                set.insert(Arc::clone(resource));
+            }
+        }
+        self.made = Some(Made {
+            unasked,
+            all: all.clone(),
+            set: set.clone(),
+        });
+        set
+    }
+}
