@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lateen_testkit::http::Answer;
 use lateen_testkit::world::{mesh, service};
 use lateen_testkit::{Envoy, Lateend, Load, Upstream, World, envoy, eventually, http, ports};
+use tokio::net::TcpStream;
 
 use crate::scene::PATIENCE;
 
@@ -138,7 +139,10 @@ async fn clusters_come_when_they_are_first_used() -> Result<()> {
         ports,
     };
     for port in [scene.ports.http, scene.ports.grpc, scene.ports.tcp] {
-        scene.envoy.listens(port, PATIENCE).await?;
+        eventually("Envoy takes connections", PATIENCE, async || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()
+        })
+        .await?;
     }
     let done = async {
         first_use(&scene).await?;

@@ -107,6 +107,23 @@ mod tests {
     }
 
     #[test]
+    fn nobody_need_have_used_what_comes_on_first_use() {
+        let wanted = Dump {
+            clusters: clusters(&[("outbound|80||a", "1s"), ("outbound|80||b", "1s")]),
+            waiting: ["outbound|80||b".to_owned()].into(),
+            ..Dump::default()
+        };
+        let held = |list| Dump {
+            clusters: clusters(list),
+            ..Dump::default()
+        };
+        assert!(differences(&wanted, &held(&[("outbound|80||a", "1s")]))[0].is_none());
+        let used = held(&[("outbound|80||a", "1s"), ("outbound|80||b", "2s")]);
+        assert_eq!(differences(&wanted, &used)[0].other, ["outbound|80||b"]);
+        assert_eq!(differences(&wanted, &held(&[]))[0].missing, ["outbound|80||a"]);
+    }
+
+    #[test]
     fn what_is_missing_extra_and_other_is_named() {
         let wanted = clusters(&[
             ("outbound|80||a", "1s"),

@@ -257,6 +257,6 @@ fn nothing_comes_on_demand_unless_the_namespace_asks_and_nobody_changes_what_env
         assert_eq!(unasked.len(), 7, "{namespace}");
     }
     let narrowed = "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s, namespace: default}\nspec:\n  \
-                    egress: [{port: {number: 7, name: tcp, protocol: TCP}, hosts: [./web.default.svc.cluster.local]}, {hosts: [./keys.default.svc.cluster.local]}]\n";
+                    egress: [{port: {number: 80, name: tcp, protocol: TCP}, hosts: [./web.default.svc.cluster.local]}, {hosts: [./keys.default.svc.cluster.local]}]\n";
     assert_eq!(split(ASKING, narrowed)[1], [""; 0], "bytes go to web");
 }

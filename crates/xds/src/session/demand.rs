@@ -40,9 +40,28 @@ impl Demand {
         self.made = None;
     }
 
-    /// The stream names other resources than before.
+    /// The stream names other things than before.
     pub(super) fn renamed(&mut self) {
         self.made = None;
+    }
+
+    /// The stream names something besides.
+    pub(super) fn named(&mut self, name: &str) {
+        if let Some(made) = &mut self.made
+            && let Some(resource) = made.all.get(name)
+            && made.unasked.get(name).is_none()
+        {
+            made.set.insert(Arc::clone(resource));
+        }
+    }
+
+    /// The stream no longer names something.
+    pub(super) fn unnamed(&mut self, name: &str) {
+        if let Some(made) = &mut self.made
+            && made.unasked.get(name).is_none()
+        {
+            made.set.remove(name);
+        }
     }
 
     /// What to hold of a type. A stream that names nothing shares the set that comes unasked.

@@ -164,7 +164,7 @@ impl TypeState {
             .map_or_else(|| Arc::from(name), |resource| Arc::clone(&resource.name));
         if self.wildcard {
             self.named.insert(Arc::clone(&name));
-            self.demand.renamed();
+            self.demand.named(&name);
         }
         self.held.set(
             &name,
@@ -180,7 +180,7 @@ impl TypeState {
         self.dirty = true;
         if self.wildcard {
             self.named.remove(name);
-            self.demand.renamed();
+            self.demand.unnamed(name);
             return;
         }
         let name: Arc<str> = Arc::from(name);
