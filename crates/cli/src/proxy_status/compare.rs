@@ -108,15 +108,16 @@ mod tests {
 
     #[test]
     fn nobody_need_have_used_what_comes_on_first_use() {
-        let wanted = Dump {
-            clusters: clusters(&[("outbound|80||a", "1s"), ("outbound|80||b", "1s")]),
-            waiting: ["outbound|80||b".to_owned()].into(),
-            ..Dump::default()
+        let dump = |active: &[(&str, &str)], warming: &[(&str, &str)]| {
+            let entries =
+                |list| -> Vec<Value> { clusters(list).into_iter().map(|one| json!({"cluster": one})).collect() };
+            let of = "type.googleapis.com/envoy.admin.v3.ClustersConfigDump";
+            let (active, warming) = (entries(active), entries(warming));
+            let config = json!({"@type": of, "dynamicActiveClusters": active, "dynamicWarmingClusters": warming});
+            Dump::read(&json!({"configs": [config]})).unwrap()
         };
-        let held = |list| Dump {
-            clusters: clusters(list),
-            ..Dump::default()
-        };
+        let wanted = dump(&[("outbound|80||a", "1s")], &[("outbound|80||b", "1s")]);
+        let held = |list| dump(list, &[]);
         assert!(differences(&wanted, &held(&[("outbound|80||a", "1s")]))[0].is_none());
         let used = held(&[("outbound|80||a", "1s"), ("outbound|80||b", "2s")]);
         assert_eq!(differences(&wanted, &used)[0].other, ["outbound|80||b"]);

@@ -250,7 +250,6 @@ fn clusters_on_demand() -> OnDemand {
             timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
             ..Default::default()
         }),
-        ..Default::default()
     }
 }
 

@@ -35,9 +35,9 @@ pub(super) fn on_request(core: &mut Core, request: &DeltaDiscoveryRequest) -> Re
             let versions = request.initial_resource_versions.keys();
             versions.filter(|name| core.awaits_endpoints(at, name)).collect()
         };
-        let wanted_at_all = Arc::clone(core.wanted());
+        let now_wanted = Arc::clone(core.wanted());
         let (state, _) = core.state(at);
-        if state.has_unnamed(request.initial_resource_versions.keys(), &wanted_at_all) {
+        if state.has_unnamed(request.initial_resource_versions.keys(), &now_wanted) {
             state.keep_all();
         }
         for (name, version) in &request.initial_resource_versions {

@@ -7,7 +7,8 @@
 //!   and weighted clusters go through, without any runtime feature. The endpoints are asked for as those of all clusters.
 //! - The answer that there is no such cluster ends the wait at once, with 503.
 //! - **A name is asked for once.** When a cluster is removed, requests under way are finished, but the next one does not ask
-//!   again: it waits in vain for its time-out, then fails. The same happens to later requests to a name that there is not.
+//!   again: it waits for its time-out, then fails, unless the cluster comes meanwhile. The same happens to later requests to a
+//!   name that there is not.
 //!   So what was asked for stays until it no longer exists, and comes back unasked if it exists again.
 //! - On a new stream Envoy subscribes to `*` and to every name that it ever asked for, removed ones included, and lists in
 //!   `initial_resource_versions` what it has, of both kinds.

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails panics, in its helpers too")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use lateen_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
@@ -11,6 +11,9 @@ use lateen_xds::{Dialect, Resource, ResourceSet, Session, Wanted};
 
 const RESOURCES: usize = 5_000;
 const PROXIES: usize = 50;
+
+/// Held by the test that measures: the process's memory is that of all its tests.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn set(round: u32) -> ResourceSet {
     (0..RESOURCES)
@@ -56,6 +59,14 @@ fn settle(session: &mut Session) -> usize {
     sent
 }
 
+fn ask(type_url: &str, names: Vec<String>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: names,
+        ..Default::default()
+    }
+}
+
 fn resident_bytes() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -63,13 +74,9 @@ fn resident_bytes() -> usize {
 
 #[test]
 fn a_proxy_in_step_costs_little() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (clusters, mut endpoints) = (set(0), set(0));
     let world = wanted(1, &clusters, &endpoints);
-    let ask = |type_url: &str, names: Vec<String>| DeltaDiscoveryRequest {
-        type_url: type_url.to_owned(),
-        resource_names_subscribe: names,
-        ..Default::default()
-    };
     let connect = || {
         let mut session = Session::new(Dialect::Delta, Arc::clone(&world));
         session.on_delta_request(&ask(CLUSTER, Vec::new())).unwrap();
@@ -113,4 +120,44 @@ fn a_proxy_in_step_costs_little() {
     );
     let each = resident_bytes().saturating_sub(before) / PROXIES;
     assert!(each < 16 * 1024, "{each} bytes a proxy after 20 changes");
+}
+
+#[test]
+fn a_proxy_that_names_some_costs_those() {
+    const NAMED: usize = 20;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (all, mut endpoints) = (set(0), set(0));
+    let unasked: ResourceSet = all.iter().take(100).cloned().collect();
+    let make = |snapshot: u64, endpoints: &ResourceSet| {
+        let mut wanted = Wanted::clone(&wanted(snapshot, &unasked, endpoints));
+        wanted.by_name.insert(Arc::from(CLUSTER), all.clone());
+        Arc::new(wanted)
+    };
+    let world = make(1, &endpoints);
+    let rest: Vec<String> = all.iter().skip(100).map(|resource| resource.name.to_string()).collect();
+    let connect = |number: usize| {
+        let mut session = Session::new(Dialect::Delta, Arc::clone(&world));
+        session.on_delta_request(&ask(CLUSTER, Vec::new())).unwrap();
+        assert_eq!(settle(&mut session), 100);
+        for used in 0..NAMED {
+            let name = &rest[(number * 37 + used * 211) % rest.len()];
+            session.on_delta_request(&ask(CLUSTER, vec![name.clone()])).unwrap();
+            session.on_delta_request(&ask(ENDPOINTS, vec![name.clone()])).unwrap();
+            assert_eq!(settle(&mut session), 2);
+        }
+        session
+    };
+    let mut sessions: Vec<Session> = (0..10).map(connect).collect();
+    let before = resident_bytes();
+    sessions.extend((10..10 + PROXIES).map(connect));
+    endpoints.insert(Arc::new(Resource::new("changes", vec![2].into())));
+    let world = make(2, &endpoints);
+    for session in &mut sessions {
+        session.on_wanted(Arc::clone(&world));
+        assert_eq!(settle(session), 0);
+        assert_eq!(session.own_names(), 2 * NAMED);
+    }
+    let each = resident_bytes().saturating_sub(before) / PROXIES;
+    println!("{each} bytes a proxy that names {NAMED} of {RESOURCES}");
+    assert!(each < 32 * 1024, "{each} bytes a proxy that names {NAMED}");
 }
