@@ -8,6 +8,7 @@ mod debug;
 mod edge;
 mod issuer;
 mod restart;
+mod rotation;
 mod samples;
 mod scene;
 mod strangers;
