@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use lateen_proto::envoy::config::core::v3::Node;
 use prost::Message as _;
 use tokio::task::JoinSet;
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::sidecar::connection::Connection;
 use crate::sidecar::session::{Catalogs, Session};
-use crate::sidecar::wire::Response;
+use crate::sidecar::wire::{Response, framed};
 use crate::watch::Watch;
 
 /// How long a sidecar waits before it connects anew.
@@ -72,12 +73,14 @@ impl Fleet {
 
     /// Starts one over a connection, which others may use, too.
     pub(crate) fn start(&mut self, number: usize, connection: Arc<Connection>, node: Node) {
+        // Its bytes take a tenth of the message.
+        let first = framed(&Session::open(node));
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let mut was_ready = false;
             loop {
                 // Whoever awaits a stream learns why it has ended; nothing else ends it.
-                let Err(error) = shared.stream(number, &connection, &node, &mut was_ready).await;
+                let Err(error) = shared.stream(number, &connection, first.clone(), &mut was_ready).await;
                 shared.failures.fetch_add(1, Ordering::Relaxed);
                 *shared.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{error:#}"));
                 sleep(PAUSE).await;
@@ -165,12 +168,12 @@ impl Shared {
         &self,
         number: usize,
         connection: &Connection,
-        node: &Node,
+        first: Bytes,
         was_ready: &mut bool,
     ) -> Result<std::convert::Infallible> {
         let start = Instant::now();
         let mut session = Session::default();
-        let mut stream = connection.open(&Session::open(node.clone())).await?;
+        let mut stream = connection.open(first).await?;
         loop {
             let bytes = stream.next().await?;
             self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);

@@ -7,6 +7,10 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use lateen_load::{Access, Mesh, Plan, Progress, Writer};
 
+/// Gives memory back when thousands of first configurations have passed through.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Fill a cluster with a synthetic mesh, play its sidecars, and measure the control plane
 #[derive(Parser)]
 #[command(name = "lateen-load", version, disable_help_subcommand = true)]

@@ -10,6 +10,8 @@ const WIDTH: u32 = 960;
 const HEIGHT: u32 = 420;
 /// Points of a curve.
 const POINTS: usize = 200;
+const TITLE: (&str, u32) = ("sans-serif", 20);
+const TEXT: (&str, u32) = ("sans-serif", 16);
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 /// Colours that people tell apart, whatever they see of colours (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
@@ -68,7 +70,7 @@ fn latencies<'a>(area: &Area<'a>, report: &Report) -> Drawn<'a> {
     let mut chart = ChartBuilder::on(area)
         .caption(
             format!("From the change to its arrival, {} sidecars", report.sidecars),
-            ("sans-serif", 18),
+            TITLE,
         )
         .margin(16)
         .x_label_area_size(40)
@@ -77,8 +79,11 @@ fn latencies<'a>(area: &Area<'a>, report: &Report) -> Drawn<'a> {
     chart
         .configure_mesh()
         .x_desc("milliseconds")
-        .y_desc("sidecars, %")
+        .y_desc("arrived, %")
+        .light_line_style(TRANSPARENT)
+        .label_style(TEXT)
         .x_label_formatter(&|millis| format!("{millis}"))
+        .y_label_formatter(&|of_hundred| format!("{of_hundred:.0}"))
         .draw()?;
     for ((phase, sorted), colour) in phases.iter().zip(COLOURS.iter().cycle()) {
         let points = (0..=POINTS).filter_map(|point| {
@@ -93,6 +98,7 @@ fn latencies<'a>(area: &Area<'a>, report: &Report) -> Drawn<'a> {
     if !phases.is_empty() {
         chart
             .configure_series_labels()
+            .label_font(TEXT)
             .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
@@ -111,12 +117,20 @@ fn memory<'a>(area: &Area<'a>, report: &Report) -> Drawn<'a> {
     let end = points().map(|(at, _)| at).fold(1.0, f64::max);
     let most = points().map(|(_, resident)| resident).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
-        .caption("Resident memory of the control plane", ("sans-serif", 18))
+        .caption("Resident memory of the control plane", TITLE)
         .margin(16)
         .x_label_area_size(40)
         .y_label_area_size(56)
         .build_cartesian_2d(0.0..end, 0.0..most * 1.1)?;
-    chart.configure_mesh().x_desc("seconds").y_desc("MiB").draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("seconds")
+        .y_desc("MiB")
+        .light_line_style(TRANSPARENT)
+        .label_style(TEXT)
+        .x_label_formatter(&|seconds| format!("{seconds:.0}"))
+        .y_label_formatter(&|resident| format!("{resident:.0}"))
+        .draw()?;
     chart.draw_series(LineSeries::new(points(), COLOURS[0].stroke_width(2)))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a run found: for people a table, for programs JSON.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, Table, TableComponent};
 use serde::Serialize;
 
 use crate::latency::Latency;
@@ -83,7 +83,9 @@ impl Report {
     /// A table of the phases, and what concerns all of them.
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY);
+        table.load_preset(NOTHING);
+        table.set_style(TableComponent::HeaderLines, '─');
+        table.set_style(TableComponent::MiddleHeaderIntersections, '─');
         let mut header = vec![
             "",
             "times",

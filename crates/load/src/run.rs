@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 use tokio::time::{sleep, sleep_until};
 
+use crate::fill::write;
 use crate::fleet::Fleet;
 use crate::identity::{self, MutualTls};
 use crate::mesh::Mesh;
@@ -51,7 +52,7 @@ pub struct Plan {
     /// How many sidecars to play
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     pub sidecars: usize,
-    /// Sidecars that connect each second; 0 is all at once
+    /// Sidecars that connect each second; 0 is all at once, which a control plane may refuse to one address
     #[arg(long, value_name = "NUMBER", default_value_t = 200)]
     pub ramp: u32,
     /// Sidecars that share a TCP connection; real ones share none
@@ -320,16 +321,12 @@ impl Run<'_> {
         let namespace = self.mesh.namespace_of(0);
         for round in 0..self.plan.rounds {
             self.writer.delete("Service", Some(&namespace), &added(round)).await?;
-            self.writer
-                .apply(&self.mesh.route(round % self.mesh.routes, None))
-                .await?;
         }
         let churned = if self.plan.churn == 0 { 0 } else { self.changes() };
         let touched = self.mesh.services.min(churned.max(self.plan.rounds));
-        for service in 0..touched {
-            self.writer.apply(&self.mesh.endpoints(service, None)).await?;
-        }
-        Ok(())
+        let routes = (0..self.plan.rounds.min(self.mesh.routes)).map(|service| self.mesh.route(service, None));
+        let endpoints = (0..touched).map(|service| self.mesh.endpoints(service, None));
+        write(self.writer, routes.chain(endpoints), || ()).await
     }
 }
 

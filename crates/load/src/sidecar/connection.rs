@@ -69,20 +69,18 @@ impl Connection {
         }
     }
 
-    /// Opens a stream with its first request.
+    /// Opens a stream with its first request, framed.
     ///
     /// # Errors
     /// When there is no connection, or the server refuses.
-    pub(crate) async fn open(&self, first: &DeltaDiscoveryRequest) -> Result<Stream> {
+    pub(crate) async fn open(&self, first: Bytes) -> Result<Stream> {
         let mut sender = timeout(CONNECTING, self.sender())
             .await
             .context("no connection in time")??;
         let (requests, queue) = mpsc::unbounded_channel();
         let queue = UnboundedReceiverStream::new(queue).map(|bytes| Ok(Frame::data(bytes)));
         // Servers answer once the first request is there.
-        requests
-            .send(framed(first))
-            .map_err(|_| anyhow!("the stream has ended"))?;
+        requests.send(first).map_err(|_| anyhow!("the stream has ended"))?;
         let scheme = if self.target.tls.is_some() { "https" } else { "http" };
         let uri = Uri::builder()
             .scheme(scheme)
