@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::progress::quiet;
 use crate::workspace::{self, Workspace};
@@ -22,10 +22,10 @@ pub(crate) struct LoadArgs {
     args: Vec<OsString>,
 }
 
-/// Builds it and runs it.
+/// Builds it and runs it; ends with its exit code when that is not 0.
 ///
 /// # Errors
-/// When it does not build, or fails; then it has said why.
+/// When it does not build, or cannot be run.
 pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     let workspace = Workspace::load()?;
     quiet(
@@ -39,7 +39,8 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     let status = Command::new(&program).args(&args.args).status();
     let status = status.with_context(|| format!("cannot run {}", program.display()))?;
     if !status.success() {
-        bail!("{PACKAGE} failed ({status})");
+        // It has said why.
+        std::process::exit(status.code().unwrap_or(1));
     }
     Ok(())
 }

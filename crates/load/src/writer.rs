@@ -81,15 +81,22 @@ impl Writer {
             context: access.context.clone(),
             ..KubeConfigOptions::default()
         };
+        // Its errors repeat their sources.
         let config = match &access.kubeconfig {
             Some(path) => {
-                let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
-                kube::Config::from_custom_kubeconfig(file, &options).await?
+                let named = |error| anyhow!("--kubeconfig {}: {error}", path.display());
+                let file = Kubeconfig::read_from(path).map_err(named)?;
+                kube::Config::from_custom_kubeconfig(file, &options)
+                    .await
+                    .map_err(named)?
             }
-            None if access.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
-            None => kube::Config::infer()
-                .await
-                .context("no cluster: name a kubeconfig with --kubeconfig, or set KUBECONFIG")?,
+            None if access.context.is_some() => {
+                let config = kube::Config::from_kubeconfig(&options).await;
+                config.map_err(|error| anyhow!("no cluster: {error}"))?
+            }
+            None => kube::Config::infer().await.map_err(|error| {
+                anyhow!("no cluster: name a kubeconfig with --kubeconfig, or set KUBECONFIG ({error})")
+            })?,
         };
         Ok(Self {
             client: Client::try_from(config)?,

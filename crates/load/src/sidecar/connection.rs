@@ -25,8 +25,9 @@ use tonic::Status;
 use super::wire::{Messages, PATH, framed};
 
 const CONNECTING: Duration = Duration::from_secs(60);
-/// Flow-control windows, of a stream and of its connection.
-const WINDOW: u32 = 1 << 20;
+/// Flow-control windows, of a stream and of its connection. Room for the frames of one is kept for as long as the
+/// connection lasts.
+const WINDOW: u32 = 1 << 18;
 
 /// A body of requests, sent as they are queued.
 type Requests = StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
