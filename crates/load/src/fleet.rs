@@ -4,16 +4,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use lateen_proto::envoy::config::core::v3::Node;
-use prost::Message as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::sidecar::connection::Connection;
 use crate::sidecar::session::{Catalogs, Session};
-use crate::sidecar::wire::{Response, framed};
+use crate::sidecar::wire::{Part, Resource, framed};
 use crate::watch::Watch;
 
 /// How long a sidecar waits before it connects anew.
@@ -175,10 +174,18 @@ impl Shared {
         let mut session = Session::default();
         let mut stream = connection.open(first).await?;
         loop {
-            let bytes = stream.next().await?;
-            self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            let response = Response::decode(bytes).context("a response that cannot be read")?;
-            self.receive(number, &response);
+            let response = match stream.next().await? {
+                Part::Resource(resource) => {
+                    self.receive(number, &resource);
+                    session.take(&self.catalogs, &resource);
+                    continue;
+                }
+                Part::End(response, length) => {
+                    self.bytes.fetch_add(length as u64, Ordering::Relaxed);
+                    self.responses.fetch_add(1, Ordering::Relaxed);
+                    response
+                }
+            };
             for request in session.answer(&self.catalogs, &response) {
                 stream.send(&request)?;
             }
@@ -194,13 +201,11 @@ impl Shared {
         }
     }
 
-    fn receive(&self, number: usize, response: &Response) {
-        self.responses.fetch_add(1, Ordering::Relaxed);
-        self.resources
-            .fetch_add(response.resources.len() as u64, Ordering::Relaxed);
+    fn receive(&self, number: usize, resource: &Resource) {
+        self.resources.fetch_add(1, Ordering::Relaxed);
         let watches = self.watches.read().unwrap_or_else(PoisonError::into_inner);
         for watch in watches.iter() {
-            watch.receive(number, response.resources.iter().map(|resource| &resource.body()[..]));
+            watch.receive(number, resource.body());
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
-use super::wire::{Messages, PATH, framed};
+use super::wire::{PATH, Part, Reader, framed};
 
 const CONNECTING: Duration = Duration::from_secs(60);
 /// Flow-control windows, of a stream and of its connection. Room for the frames of one is kept for as long as the
@@ -57,7 +57,7 @@ struct Live {
 pub(crate) struct Stream {
     requests: mpsc::UnboundedSender<Bytes>,
     body: Incoming,
-    messages: Messages,
+    reader: Reader,
 }
 
 // === impl Connection ===
@@ -104,7 +104,7 @@ impl Connection {
         Ok(Stream {
             requests,
             body: response.into_body(),
-            messages: Messages::default(),
+            reader: Reader::default(),
         })
     }
 
@@ -166,18 +166,18 @@ impl Stream {
             .map_err(|_| anyhow!("the stream has ended"))
     }
 
-    /// Waits for a response's bytes.
+    /// Waits for the next part of a response.
     ///
     /// # Errors
-    /// The status that the stream ended with.
-    pub(crate) async fn next(&mut self) -> Result<Bytes> {
+    /// The status that the stream ended with, or what is wrong with a response.
+    pub(crate) async fn next(&mut self) -> Result<Part> {
         loop {
-            if let Some(message) = self.messages.next() {
-                return Ok(message);
+            if let Some(part) = self.reader.next()? {
+                return Ok(part);
             }
             let frame = self.body.frame().await.context("the server closed the stream")?;
             match frame.context("the connection was lost")?.into_data() {
-                Ok(data) => self.messages.add(&data),
+                Ok(data) => self.reader.add(&data),
                 Err(frame) => {
                     let status = frame.trailers_ref().and_then(Status::from_header_map);
                     let status = status.unwrap_or_else(|| Status::unknown("no status"));

@@ -1,15 +1,19 @@
 //! How a sidecar follows what it is sent: it asks for the endpoints of the clusters, and for the route tables of the
 //! listeners, that it holds, and no longer for those of what was removed.
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Known};
 use super::names::Numbers;
-use super::wire::Response;
+use super::wire::Resource;
 
 /// What one sidecar holds of a type that leads to others, and asks for therefore.
 #[derive(Debug, Default)]
 pub(crate) struct Following {
     links: Numbers,
     targets: Numbers,
+    /// Of the response that is arriving: what to ask for.
+    more: Vec<u32>,
+    /// Of the response that is arriving: what perhaps nothing leads to any more.
+    perhaps: Vec<u32>,
 }
 
 /// What to ask for from now on, and what no longer.
@@ -27,41 +31,44 @@ impl Following {
         self.targets.is_empty()
     }
 
-    /// Takes a response of the type that is followed.
-    pub(crate) fn take(&mut self, catalog: &Catalog, response: &Response) -> Wish {
-        let now: Vec<(&str, Option<u32>)> = response
-            .resources
-            .iter()
-            .map(|resource| (resource.name.as_str(), catalog.link(&resource.name, resource.body())))
-            .chain(response.removed.iter().map(|name| (name.as_str(), None)))
-            .collect();
+    /// Takes a resource of the type that is followed.
+    pub(crate) fn take(&mut self, catalog: &Catalog, resource: &Resource) {
+        let link = catalog.link(&resource.name, resource.body());
         let known = catalog.known();
-        let (mut perhaps, mut wish) = (Vec::new(), Wish::default());
-        for (name, link) in &now {
-            for former in known.links_of(name).iter().filter(|former| Some(**former) != *link) {
-                if self.links.remove(*former) {
-                    perhaps.extend_from_slice(known.targets_of(*former));
-                }
-            }
-            self.links_to(&known, *link, &mut wish);
+        self.replace(&known, &resource.name, link);
+        if let Some(link) = link.filter(|link| self.links.insert(*link)) {
+            let new = known
+                .targets_of(link)
+                .iter()
+                .filter(|target| self.targets.insert(**target));
+            self.more.extend(new);
         }
-        // Another cluster or listener may lead there, too.
-        for target in perhaps {
-            let held = |link: &u32| self.links.contains(*link);
-            if !known.links_to(target).iter().any(held) && self.targets.remove(target) {
-                wish.less.push(known.target(target).to_owned());
-            }
-        }
-        wish
     }
 
-    fn links_to(&mut self, known: &super::catalog::Known, link: Option<u32>, wish: &mut Wish) {
-        let Some(link) = link.filter(|link| self.links.insert(*link)) else {
-            return;
-        };
-        for target in known.targets_of(link) {
-            if self.targets.insert(*target) {
-                wish.more.push(known.target(*target).to_owned());
+    /// Ends a response, which removes resources.
+    pub(crate) fn finish(&mut self, catalog: &Catalog, removed: &[String]) -> Wish {
+        let known = catalog.known();
+        for name in removed {
+            self.replace(&known, name, None);
+        }
+        let named = |target: u32| known.target(target).to_owned();
+        let more = std::mem::take(&mut self.more).into_iter().map(named).collect();
+        // Another cluster or listener may lead there, too.
+        let mut less = Vec::new();
+        for target in std::mem::take(&mut self.perhaps) {
+            let held = |link: &u32| self.links.contains(*link);
+            if !known.links_to(target).iter().any(held) && self.targets.remove(target) {
+                less.push(named(target));
+            }
+        }
+        Wish { more, less }
+    }
+
+    /// Gives up all links of a name but one.
+    fn replace(&mut self, known: &Known, name: &str, link: Option<u32>) {
+        for former in known.links_of(name).iter().filter(|former| Some(**former) != link) {
+            if self.links.remove(*former) {
+                self.perhaps.extend_from_slice(known.targets_of(*former));
             }
         }
     }
@@ -69,7 +76,6 @@ impl Following {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Resource;
     use super::*;
 
     /// A body names what it leads to, by commas.
@@ -83,15 +89,13 @@ mod tests {
         })
     }
 
-    fn response(resources: &[(&str, &str)], removed: &[&str]) -> Response {
-        Response {
-            resources: resources
-                .iter()
-                .map(|(name, body)| Resource::new(name, body.as_bytes().to_vec()))
-                .collect(),
-            removed: removed.iter().map(ToString::to_string).collect(),
-            ..Response::default()
+    /// Takes a response whole.
+    fn take(following: &mut Following, catalog: &Catalog, resources: &[(&str, &str)], removed: &[&str]) -> Wish {
+        for (name, body) in resources {
+            following.take(catalog, &Resource::new("", name, body.as_bytes().to_vec()));
         }
+        let removed: Vec<String> = removed.iter().map(ToString::to_string).collect();
+        following.finish(catalog, &removed)
     }
 
     fn wish(more: &[&str], less: &[&str]) -> Wish {
@@ -104,40 +108,33 @@ mod tests {
     #[test]
     fn what_is_new_is_asked_for_once() {
         let (catalog, mut following) = (catalog(), Following::default());
-        let first = response(&[("a", "80,90"), ("b", "80"), ("c", "")], &[]);
-        assert_eq!(following.take(&catalog, &first), wish(&["80", "90"], &[]));
-        assert_eq!(following.take(&catalog, &first), Wish::default());
+        let first = [("a", "80,90"), ("b", "80"), ("c", "")];
+        assert_eq!(take(&mut following, &catalog, &first, &[]), wish(&["80", "90"], &[]));
+        assert_eq!(take(&mut following, &catalog, &first, &[]), Wish::default());
         // Another sidecar asks for itself.
-        assert_eq!(Following::default().take(&catalog, &first), wish(&["80", "90"], &[]));
+        let other = &mut Following::default();
+        assert_eq!(take(other, &catalog, &first, &[]), wish(&["80", "90"], &[]));
     }
 
     #[test]
     fn what_nothing_leads_to_any_more_is_not_asked_for() {
         let (catalog, mut following) = (catalog(), Following::default());
-        following.take(&catalog, &response(&[("a", "80,90"), ("b", "80")], &[]));
-        assert_eq!(following.take(&catalog, &response(&[], &["a"])), wish(&[], &["90"]));
-        assert_eq!(
-            following.take(&catalog, &response(&[("b", "70")], &[])),
-            wish(&["70"], &["80"])
-        );
-        assert_eq!(
-            following.take(&catalog, &response(&[("b", "")], &[])),
-            wish(&[], &["70"])
-        );
-        assert!(following.is_empty());
-        assert_eq!(
-            following.take(&catalog, &response(&[("a", "80,90")], &[])),
-            wish(&["80", "90"], &[])
-        );
+        let mut take =
+            |resources: &[(&str, &str)], removed: &[&str]| take(&mut following, &catalog, resources, removed);
+        take(&[("a", "80,90"), ("b", "80")], &[]);
+        assert_eq!(take(&[], &["a"]), wish(&[], &["90"]));
+        assert_eq!(take(&[("b", "70")], &[]), wish(&["70"], &["80"]));
+        assert_eq!(take(&[("b", "")], &[]), wish(&[], &["70"]));
+        assert_eq!(take(&[("a", "80,90")], &[]), wish(&["80", "90"], &[]));
     }
 
     #[test]
     fn what_moves_from_one_to_another_in_one_response_stays() {
         let (catalog, mut following) = (catalog(), Following::default());
-        following.take(&catalog, &response(&[("a", "80")], &[]));
-        assert_eq!(
-            following.take(&catalog, &response(&[("b", "80")], &["a"])),
-            Wish::default()
-        );
+        take(&mut following, &catalog, &[("a", "80")], &[]);
+        assert_eq!(take(&mut following, &catalog, &[("b", "80")], &["a"]), Wish::default());
+        assert!(!following.is_empty());
+        assert_eq!(take(&mut following, &catalog, &[], &["b"]), wish(&[], &["80"]));
+        assert!(following.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use lateen_xds::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST};
 
 use super::catalog::{Catalog, endpoints_of_cluster, more_of_table, routes_of_listener};
 use super::follow::{Following, Wish};
-use super::wire::Response;
+use super::wire::{Resource, Response};
 
 /// What all sidecars know together.
 pub(crate) struct Catalogs {
@@ -21,8 +21,9 @@ pub(crate) struct Catalogs {
 pub(crate) struct Session {
     clusters: Following,
     listeners: Following,
-    /// Virtual hosts are asked for.
-    virtual_hosts: bool,
+    /// A table has more virtual hosts than it holds.
+    wants_virtual_hosts: bool,
+    asked_for_virtual_hosts: bool,
     /// Which types have come.
     came: [bool; 5],
 }
@@ -51,13 +52,25 @@ impl Session {
         }
     }
 
-    /// What to send after a response: that it is accepted, and what it makes the sidecar ask for.
+    /// Takes a resource of the response that is arriving.
+    pub(crate) fn take(&mut self, catalogs: &Catalogs, resource: &Resource) {
+        match resource.type_url() {
+            CLUSTER => self.clusters.take(&catalogs.clusters, resource),
+            LISTENER => self.listeners.take(&catalogs.listeners, resource),
+            ROUTE if !self.wants_virtual_hosts => {
+                let more = catalogs.tables.link(&resource.name, resource.body());
+                self.wants_virtual_hosts = more.is_some();
+            }
+            _ => {}
+        }
+    }
+
+    /// What to send when a response has arrived: that it is accepted, and what it makes the sidecar ask for.
     pub(crate) fn answer(&mut self, catalogs: &Catalogs, response: &Response) -> Vec<DeltaDiscoveryRequest> {
         let url = response.type_url.as_str();
         let mut requests = vec![DeltaDiscoveryRequest {
-            type_url: url.to_owned(),
             response_nonce: response.nonce.clone(),
-            ..DeltaDiscoveryRequest::default()
+            ..all(url)
         }];
         let knew_endpoints = self.knows_endpoints();
         if let Some(at) = place(url) {
@@ -65,19 +78,16 @@ impl Session {
         }
         match url {
             CLUSTER => {
-                let wish = self.clusters.take(&catalogs.clusters, response);
+                let wish = self.clusters.finish(&catalogs.clusters, &response.removed);
                 requests.extend(asking(ENDPOINTS, wish));
             }
             LISTENER => {
-                let wish = self.listeners.take(&catalogs.listeners, response);
+                let wish = self.listeners.finish(&catalogs.listeners, &response.removed);
                 requests.extend(asking(ROUTE, wish));
             }
-            ROUTE if !self.virtual_hosts => {
-                let link = |resource: &super::wire::Resource| catalogs.tables.link(&resource.name, resource.body());
-                if response.resources.iter().any(|resource| link(resource).is_some()) {
-                    self.virtual_hosts = true;
-                    requests.push(all(VIRTUAL_HOST));
-                }
+            ROUTE if self.wants_virtual_hosts && !self.asked_for_virtual_hosts => {
+                self.asked_for_virtual_hosts = true;
+                requests.push(all(VIRTUAL_HOST));
             }
             _ => {}
         }
@@ -93,7 +103,7 @@ impl Session {
         self.knows_endpoints()
             && self.has(LISTENER)
             && (self.listeners.is_empty() || self.has(ROUTE))
-            && (!self.virtual_hosts || self.has(VIRTUAL_HOST))
+            && (!self.wants_virtual_hosts || self.has(VIRTUAL_HOST))
     }
 
     fn knows_endpoints(&self) -> bool {
@@ -134,16 +144,22 @@ mod tests {
     use lateen_proto::envoy::config::route::v3::{RouteConfiguration, Vhds};
     use prost::Message as _;
 
-    use super::super::wire::Resource;
     use super::*;
 
-    fn response(url: &str, resources: Vec<Resource>) -> Response {
-        Response {
-            resources,
+    /// Takes a response whole; what is sent then.
+    fn take(
+        session: &mut Session,
+        catalogs: &Catalogs,
+        url: &str,
+        resources: &[Resource],
+    ) -> Vec<DeltaDiscoveryRequest> {
+        resources.iter().for_each(|resource| session.take(catalogs, resource));
+        let response = Response {
             type_url: url.into(),
             nonce: "7".into(),
             removed: Vec::new(),
-        }
+        };
+        session.answer(catalogs, &response)
     }
 
     fn cluster(name: &str) -> Resource {
@@ -152,7 +168,7 @@ mod tests {
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
             ..Cluster::default()
         };
-        Resource::new(name, cluster.encode_to_vec())
+        Resource::new(CLUSTER, name, cluster.encode_to_vec())
     }
 
     fn table(vhds: Option<Vhds>) -> Resource {
@@ -161,7 +177,7 @@ mod tests {
             vhds,
             ..RouteConfiguration::default()
         };
-        Resource::new("80", table.encode_to_vec())
+        Resource::new(ROUTE, "80", table.encode_to_vec())
     }
 
     fn urls(requests: &[DeltaDiscoveryRequest]) -> Vec<&str> {
@@ -171,40 +187,43 @@ mod tests {
     #[test]
     fn listeners_are_asked_for_when_the_endpoints_of_the_first_clusters_are_known() {
         let (catalogs, mut session) = (Catalogs::new(), Session::default());
-        let requests = session.answer(&catalogs, &response(CLUSTER, vec![cluster("a")]));
+        let requests = take(&mut session, &catalogs, CLUSTER, &[cluster("a")]);
         assert_eq!(urls(&requests), [CLUSTER, ENDPOINTS]);
         assert_eq!(requests[0].response_nonce, "7");
         assert_eq!(requests[1].resource_names_subscribe, ["a"]);
-        let requests = session.answer(&catalogs, &response(ENDPOINTS, Vec::new()));
+        let requests = take(&mut session, &catalogs, ENDPOINTS, &[]);
         assert_eq!(urls(&requests), [ENDPOINTS, LISTENER]);
         assert!(!session.is_ready());
-        let requests = session.answer(&catalogs, &response(ENDPOINTS, Vec::new()));
+        let requests = take(&mut session, &catalogs, ENDPOINTS, &[]);
         assert_eq!(urls(&requests), [ENDPOINTS]);
-        session.answer(&catalogs, &response(LISTENER, Vec::new()));
+        take(&mut session, &catalogs, LISTENER, &[]);
         assert!(session.is_ready());
     }
 
     #[test]
     fn without_clusters_that_have_endpoints_listeners_are_asked_for_at_once() {
         let (catalogs, mut session) = (Catalogs::new(), Session::default());
-        let requests = session.answer(&catalogs, &response(CLUSTER, Vec::new()));
+        let requests = take(&mut session, &catalogs, CLUSTER, &[]);
         assert_eq!(urls(&requests), [CLUSTER, LISTENER]);
     }
 
     #[test]
     fn virtual_hosts_are_asked_for_once_and_only_where_a_table_has_more() {
         let (catalogs, mut session) = (Catalogs::new(), Session::default());
-        session.answer(&catalogs, &response(CLUSTER, Vec::new()));
-        session.answer(&catalogs, &response(LISTENER, Vec::new()));
+        let mut take = |url, resources: &[Resource]| {
+            let requests = take(&mut session, &catalogs, url, resources);
+            let urls: Vec<String> = urls(&requests).into_iter().map(str::to_owned).collect();
+            (urls, session.is_ready())
+        };
+        take(CLUSTER, &[]);
+        take(LISTENER, &[]);
+        assert_eq!(take(ROUTE, &[table(None)]).0, [ROUTE]);
+        let more = [table(Some(Vhds::default())), table(None)];
         assert_eq!(
-            urls(&session.answer(&catalogs, &response(ROUTE, vec![table(None)]))),
-            [ROUTE]
+            take(ROUTE, &more),
+            (vec![ROUTE.to_owned(), VIRTUAL_HOST.to_owned()], false)
         );
-        let more = response(ROUTE, vec![table(Some(Vhds::default()))]);
-        assert_eq!(urls(&session.answer(&catalogs, &more)), [ROUTE, VIRTUAL_HOST]);
-        assert!(!session.is_ready());
-        assert_eq!(urls(&session.answer(&catalogs, &more)), [ROUTE]);
-        session.answer(&catalogs, &response(VIRTUAL_HOST, Vec::new()));
-        assert!(session.is_ready());
+        assert_eq!(take(ROUTE, &more).0, [ROUTE]);
+        assert!(take(VIRTUAL_HOST, &[]).1);
     }
 }
