@@ -58,14 +58,14 @@ impl Run<'_> {
                 timed.iter().filter(|timed| timed.missing() > 0).count()
             ));
         }
+        let ended = Instant::now();
         while let Some(written) = writes.join_next().await {
             written.context("a write was given up")??;
         }
-        let written = Instant::now();
         for timed in &timed {
-            timed.watch.all(plan.limit.saturating_sub(written.elapsed())).await;
+            timed.watch.all(plan.limit.saturating_sub(ended.elapsed())).await;
         }
-        let backlog = written.elapsed().as_secs_f64() * 1e3;
+        let backlog = ended.elapsed().as_secs_f64() * 1e3;
         self.fleet.quiet(plan.quiet, REST).await;
         let arrivals = timed.iter().flat_map(|timed| timed.watch.millis()).collect();
         let mut phase = meter.stop(&self.fleet, changes, arrivals)?;
