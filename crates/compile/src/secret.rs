@@ -311,7 +311,8 @@ mod tests {
         let mut names = |without_secrets: bool| -> Vec<String> {
             proxy.options.without_secrets = without_secrets;
             let secrets = inputs(&snapshot, &proxy, Family::Secrets);
-            secrets.iter().map(|input| input.name().to_owned()).collect()
+            let built = secrets.iter().filter_map(|input| input.build().resource);
+            built.map(|resource| resource.name.to_string()).collect()
         };
         assert_eq!(names(false), ["kubernetes-gateway://default/door", "kubernetes://edge"]);
         assert_eq!(names(true), ["kubernetes-gateway://default/door"]);

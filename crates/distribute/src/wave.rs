@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest time from the beginning of a push to the next, unless compilation alone takes longer.
 const LONGEST: Duration = Duration::from_secs(1);
+/// How long a push may take to go out before the next no longer waits for it: for any, and for each proxy.
+const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE_EACH: Duration = Duration::from_micros(100);
 
 /// A push on its way to those proxies that it brings something.
 ///
@@ -56,7 +59,8 @@ impl Wave {
 
     /// Waits until it is time for the next push, after one for a change that was noticed at `noticed`.
     pub(crate) async fn rest(&self, noticed: Instant) {
-        let limit = noticed + LONGEST;
+        let told = u32::try_from(self.told.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let limit = noticed + PATIENCE.saturating_add(PATIENCE_EACH.saturating_mul(told)).min(LONGEST);
         while !self.is_over() {
             if tokio::time::timeout_at(limit.into(), self.moved.notified())
                 .await
@@ -123,7 +127,7 @@ mod tests {
         wave.add();
         let begun = tokio::time::Instant::now();
         wave.rest(Instant::now()).await;
-        assert!(begun.elapsed() <= LONGEST + millis(20), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() <= millis(200), "{:?}", begun.elapsed());
     }
 
     fn millis(millis: u64) -> Duration {
