@@ -2,6 +2,7 @@
 
 mod changes;
 mod explain;
+mod load;
 mod lost;
 mod proxy;
 mod rights;

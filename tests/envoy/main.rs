@@ -9,6 +9,7 @@ mod edge;
 mod issuer;
 mod on_demand;
 mod restart;
+mod rotation;
 mod samples;
 mod scene;
 mod strangers;

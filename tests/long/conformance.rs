@@ -106,8 +106,8 @@ async fn suite(cluster: &Cluster) -> Result<()> {
         .current_dir(root().join("tests/conformance"))
         .env("KUBECONFIG", cluster.kubeconfig())
         .args(["-test.v", "-test.timeout=60m", "-gateway-class=istio"])
-        .args(["-namespace-labels=istio-injection=enabled", "-organization=lateen"])
         .args([
+            "-organization=lateen",
             "-project=lateen",
             "-url=https://lateen.dev",
             "-contact=https://lateen.dev",

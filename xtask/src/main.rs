@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod images;
 mod lint;
+mod load;
 mod progress;
 mod tiers;
 mod tools;
@@ -47,6 +48,8 @@ enum Task {
     },
     /// Fuzz the parsers that face the network or users, with libFuzzer
     Fuzz(fuzz::FuzzArgs),
+    /// Fill a cluster with a synthetic mesh, play its sidecars, and measure the control plane
+    Load(load::LoadArgs),
     /// Check formatting, lints, docs, the layers of crates, CRDs and licences
     Lint,
     /// Write crds/ from the types of crates/api
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Task::DemoWorld(args) => demo::run_world(args),
         Task::Test { tiers, envoy, filter } => tiers::run(&tiers, envoy, filter.as_deref()),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Load(args) => load::run(&args),
         Task::Lint => lint::run(),
         Task::Crds => crds::write(),
         Task::Images(args) => images::run(&args).map(|_| ()),

@@ -3,7 +3,7 @@
 mod rules;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::{HttpAction, VirtualService};
@@ -17,7 +17,7 @@ use crate::listener;
 use crate::listener::plan::Planned;
 use crate::route::Tables;
 use crate::survey::Survey;
-pub use rules::{MergedRule, Rules};
+pub use rules::{Exported, MergedRule, Rules};
 
 /// One outbound entry of the Sidecar in force, with what it lets through. Without Sidecar there is one entry with
 /// everything that is visible.
@@ -48,8 +48,8 @@ pub struct Scope {
     pub(crate) planned: OnceLock<Arc<[Planned]>>,
     /// What these listeners hold.
     pub(crate) listeners: OnceLock<listener::Listed>,
-    /// Its route tables.
-    pub(crate) tables: OnceLock<Tables>,
+    /// Its route tables, until they are forgotten.
+    pub(crate) tables: Mutex<Option<Arc<Tables>>>,
     /// Whether their virtual hosts are apart.
     pub(crate) apart: OnceLock<bool>,
 }
@@ -89,7 +89,7 @@ impl Scope {
         let common_rules = survey.rules(snapshot, &facts.namespace);
         let rules = match facts.kind {
             ProxyKind::Sidecar if !facts.rules.is_empty() => {
-                Arc::new(Rules::new(snapshot, &facts.namespace, &facts.rules))
+                Arc::new(survey.rules_for(snapshot, &facts.namespace, &facts.rules))
             }
             _ => Arc::clone(&common_rules),
         };
@@ -102,7 +102,7 @@ impl Scope {
             services,
             planned: OnceLock::new(),
             listeners: OnceLock::new(),
-            tables: OnceLock::new(),
+            tables: Mutex::default(),
             apart: OnceLock::new(),
         }
     }
@@ -115,6 +115,11 @@ impl Scope {
         if let Some(apart) = before.apart.get() {
             let _ = self.apart.set(*apart);
         }
+    }
+
+    /// Forgets route tables: what is made of them is kept elsewhere, and they are large.
+    pub fn forget_tables(&self) {
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The service that a host name means to this class.

@@ -2,7 +2,9 @@
 //!
 //! A proxy gets Secrets of its own namespace that its gateways (or its DestinationRules) name, and those of others only by the
 //! names that lowering makes of Gateway API listeners once a ReferenceGrant allows them (`kubernetes-gateway://`).
-//! ConfigMaps hold authorities only, which are no secret. Proxies whose identity may not read Secrets get those alone.
+//! ConfigMaps hold authorities only, which are no secret. Proxies whose identity may not read Secrets get those, and what
+//! Gateway API listeners name: there the owner of the Gateway has said which Secrets its proxies are to have, and these
+//! proxies, which Lateen deploys, have no role of their own (as of istiod).
 
 use std::collections::BTreeSet;
 
@@ -22,6 +24,9 @@ use crate::facts::OutboundFacts;
 use crate::names;
 
 const AUTHORITIES: &str = "-cacert";
+const CONFIG_MAP: &str = "configmap://";
+/// What lowering makes of the Gateway API's references, once it has found that they are allowed.
+const OF_LISTENER: &str = "kubernetes-gateway://";
 
 /// What one secret is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -122,7 +127,7 @@ pub fn select(snapshot: &Snapshot, facts: &OutboundFacts) -> Vec<Input> {
     wanted
         .names
         .into_iter()
-        .filter(|(name, _)| !facts.options.without_secrets || name.starts_with("configmap://"))
+        .filter(|(name, _)| !facts.options.without_secrets || is_given(name))
         .filter_map(|(name, role)| {
             let (material, origin) = find(snapshot, &facts.namespace, &name, role)?;
             Some(Input {
@@ -133,6 +138,12 @@ pub fn select(snapshot: &Snapshot, facts: &OutboundFacts) -> Vec<Input> {
             })
         })
         .collect()
+}
+
+/// Whether a name is for whoever serves the Gateway, or no secret: what an identity may read says nothing of it. Only
+/// lowering makes names of listeners.
+fn is_given(name: &str) -> bool {
+    name.starts_with(CONFIG_MAP) || name.starts_with(OF_LISTENER)
 }
 
 /// Names that a proxy may ask for, while they are collected.
@@ -147,7 +158,7 @@ struct Wanted {
 
 impl Wanted {
     fn add(&mut self, name: String, role: Role) {
-        if self.granted || !name.starts_with("kubernetes-gateway://") {
+        if self.granted || !name.starts_with(OF_LISTENER) {
             self.names.insert((name, role));
         }
     }
@@ -180,7 +191,7 @@ impl Wanted {
             return;
         };
         let name = names::credential(credential);
-        if !self.private && !name.starts_with("configmap://") {
+        if !self.private && !name.starts_with(CONFIG_MAP) {
             return;
         }
         if matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual) {
@@ -278,6 +289,33 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn who_may_not_read_secrets_gets_what_listeners_name() {
+        let listeners = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "door", "namespace": "default"},
+            "spec": {"gatewayClassName": "istio", "listeners": [{
+                "name": "https", "port": 443, "protocol": "HTTPS",
+                "tls": {"mode": "Terminate", "certificateRefs": [{"name": "door"}]},
+            }]},
+        });
+        let of_user = gateway(json!({"mode": "SIMPLE", "credentialName": "edge"}));
+        let secrets = format!("{}{}", secret("default", "edge"), secret("default", "door"));
+        let snapshot = world(json!({}), &format!("---\n{listeners}\n{of_user}{secrets}"), false);
+        let mut proxy = router("10.1.0.9");
+        proxy
+            .labels
+            .insert("gateway.networking.k8s.io/gateway-name".into(), "door".into());
+        let mut names = |without_secrets: bool| -> Vec<String> {
+            proxy.options.without_secrets = without_secrets;
+            let secrets = inputs(&snapshot, &proxy, Family::Secrets);
+            let built = secrets.iter().filter_map(|input| input.build().resource);
+            built.map(|resource| resource.name.to_string()).collect()
+        };
+        assert_eq!(names(false), ["kubernetes-gateway://default/door", "kubernetes://edge"]);
+        assert_eq!(names(true), ["kubernetes-gateway://default/door"]);
     }
 
     #[test]

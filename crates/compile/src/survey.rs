@@ -1,15 +1,15 @@
 //! What all classes need of a snapshot, worked out once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lateen_model::route::{GatewayRef, VirtualService};
 use lateen_model::{Service, Shared, Snapshot};
-use lateen_names::Namespace;
+use lateen_names::{Namespace, ObjectKey};
 
 use crate::changes::Changes;
 use crate::facts::Traits;
-use crate::scope::Rules;
+use crate::scope::{Exported, Rules};
 
 /// A snapshot's services and routes in their order of precedence, and what else does not depend on who looks. What did not
 /// change is shared with the survey before it.
@@ -20,11 +20,16 @@ pub struct Survey {
     /// VirtualServices of sidecars, oldest first.
     pub(crate) routes: Arc<[Shared<VirtualService>]>,
     pub(crate) traits: Arc<Traits>,
-    rules: Arc<RulesByNamespace>,
+    rules: Arc<KnownRules>,
 }
 
-/// The rules that hold for callers in a namespace whose workloads no rule selects, read when first asked for.
-type RulesByNamespace = Mutex<BTreeMap<Namespace, Arc<Rules>>>;
+/// Rules, read when first asked for.
+#[derive(Debug, Default)]
+struct KnownRules {
+    exported: OnceLock<Arc<Exported>>,
+    /// Those that hold for callers in a namespace whose workloads no rule selects.
+    by_namespace: Mutex<BTreeMap<Namespace, Arc<Rules>>>,
+}
 
 impl Survey {
     /// Surveys a snapshot.
@@ -65,11 +70,17 @@ impl Survey {
 
     pub(crate) fn rules(&self, snapshot: &Snapshot, namespace: &Namespace) -> Arc<Rules> {
         // Whatever a panic left is whole: entries are only added.
-        let mut known = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.rules.by_namespace.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = known
             .entry(namespace.clone())
-            .or_insert_with(|| Arc::new(Rules::new(snapshot, namespace, &[])));
+            .or_insert_with(|| Arc::new(self.rules_for(snapshot, namespace, &[])));
         Arc::clone(rules)
+    }
+
+    /// The rules for callers in a namespace that `selected` rules select.
+    pub(crate) fn rules_for(&self, snapshot: &Snapshot, namespace: &Namespace, selected: &[ObjectKey]) -> Rules {
+        let exported = self.rules.exported.get_or_init(|| Arc::new(Exported::new(snapshot)));
+        Rules::new(snapshot, Arc::clone(exported), namespace, selected)
     }
 }
 

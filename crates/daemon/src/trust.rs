@@ -47,7 +47,13 @@ pub(crate) fn open(config: &Config, metrics: &Metrics, supervisor: &Supervisor) 
     } else {
         RootSource::SelfSigned(config.data_dir.join("ca"))
     };
-    let ca = ca(config, config.trust_domain.clone(), &TrustBundle::default(), source)?;
+    let ca = ca(
+        config,
+        config.trust_domain.clone(),
+        &TrustBundle::default(),
+        &TrustBundle::default(),
+        source,
+    )?;
     let authority = CertificateAuthority::open(ca, Arc::clone(&clock), metrics.registry())?;
 
     let own = TokenIssuer::open_or_create(&config.data_dir.join("tokens"))?;
@@ -79,7 +85,7 @@ pub(crate) async fn open_in_cluster(
 ) -> Result<Trust> {
     let clock: lateen_ca::Clock = Arc::new(SystemTime::now);
     let registry = metrics.registry();
-    let ca = |source| ca(config, mesh.domain.clone(), &mesh.signers, source);
+    let ca = |source| ca(config, mesh.domain.clone(), &mesh.trusted, &mesh.signers, source);
     let authority = if config.cacerts.join("ca-cert.pem").is_file() {
         let source = RootSource::PluggedIn(config.cacerts.clone());
         CertificateAuthority::open(ca(source)?, Arc::clone(&clock), registry)?
@@ -122,7 +128,14 @@ pub(crate) async fn open_in_cluster(
     })
 }
 
-fn ca(config: &Config, domain: TrustDomain, signers: &TrustBundle, source: RootSource) -> Result<CaConfig> {
+/// `trusted` are roots of other authorities, `signers` those of the cluster's signers.
+fn ca(
+    config: &Config,
+    domain: TrustDomain,
+    trusted: &TrustBundle,
+    signers: &TrustBundle,
+    source: RootSource,
+) -> Result<CaConfig> {
     let mut names = control_plane_names(&config.namespace, config.revision.as_deref());
     // Agents of the embedded mode reach the control plane on the machine itself.
     names.extend(
@@ -130,18 +143,17 @@ fn ca(config: &Config, domain: TrustDomain, signers: &TrustBundle, source: RootS
             .iter()
             .filter_map(|name| Hostname::new(name).ok()),
     );
-    let mut also_trusted = TrustBundle::default();
+    let mut also_trusted = trusted.clone();
     if config.external_ca == Some(ExternalCa::KubernetesApi) {
-        also_trusted.clone_from(signers);
+        add(&mut also_trusted, signers);
         let path = &config.external_roots;
         let of = || format!("--external-roots {}", path.display());
         match std::fs::read(path) {
             Ok(pem) => {
-                let roots = TrustBundle::parse_pem(&pem).with_context(of)?;
-                roots.roots().iter().for_each(|root| _ = also_trusted.add(root.clone()));
+                add(&mut also_trusted, &TrustBundle::parse_pem(&pem).with_context(of)?);
             }
             // The mesh's settings may name them.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !also_trusted.roots().is_empty() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !signers.roots().is_empty() => {}
             Err(error) => return Err(error).with_context(of),
         }
     }
@@ -188,6 +200,9 @@ pub(crate) struct MeshTrust {
     domain: TrustDomain,
     /// Those that count as it.
     aliases: Vec<TrustDomain>,
+    /// Roots of other authorities that certify workloads of the mesh's trust domain: entries of `caCertificates` that name
+    /// neither signers nor another trust domain.
+    trusted: TrustBundle,
     /// Roots of the cluster's signers: entries of `caCertificates` that name signers.
     signers: TrustBundle,
 }
@@ -206,23 +221,52 @@ impl MeshTrust {
         };
         let list = |name: &str| mesh[name].as_array().into_iter().flatten();
         let aliases = list("trustDomainAliases").filter_map(|alias| TrustDomain::new(alias.as_str()?).ok());
-        let mut signers = TrustBundle::default();
-        for (at, entry) in list("caCertificates").enumerate() {
-            let names_signers = entry["certSigners"]
-                .as_array()
-                .is_some_and(|signers| !signers.is_empty());
-            if let Some(pem) = entry["pem"].as_str().filter(|_| names_signers) {
-                let roots = TrustBundle::parse_pem(pem.as_bytes());
-                let roots = roots.with_context(|| format!("{place}: caCertificates[{at}].pem"))?;
-                roots.roots().iter().for_each(|root| _ = signers.add(root.clone()));
-            }
-        }
-        Ok(Self {
+        let mut trust = Self {
             domain,
             aliases: aliases.collect(),
-            signers,
-        })
+            trusted: TrustBundle::default(),
+            signers: TrustBundle::default(),
+        };
+        for (at, entry) in list("caCertificates").enumerate() {
+            trust
+                .add(entry)
+                .with_context(|| format!("{place}: caCertificates[{at}].pem"))?;
+        }
+        Ok(trust)
     }
+
+    /// Takes in an entry of `caCertificates`.
+    fn add(&mut self, entry: &serde_json::Value) -> Result<()> {
+        let Some(pem) = entry["pem"].as_str() else {
+            return Ok(());
+        };
+        let names = |list: &str| {
+            let names = entry[list].as_array().into_iter().flatten();
+            names.filter_map(serde_json::Value::as_str).collect::<Vec<_>>()
+        };
+        let (signers, domains) = (names("certSigners"), names("trustDomains"));
+        let ours = |name: &&str| {
+            let mut known = std::iter::once(&self.domain).chain(&self.aliases);
+            known.any(|known| known.as_str() == *name)
+        };
+        let roots = TrustBundle::parse_pem(pem.as_bytes())?;
+        if !signers.is_empty() {
+            add(&mut self.signers, &roots);
+        } else if domains.is_empty() || domains.iter().any(ours) {
+            add(&mut self.trusted, &roots);
+        } else {
+            // Trusted for every name, its authority could call itself ours.
+            tracing::warn!(
+                ?domains,
+                "a root in caCertificates is for other trust domains only and is not used: name them in trustDomainAliases to have it trusted"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn add(to: &mut TrustBundle, roots: &TrustBundle) {
+    roots.roots().iter().for_each(|root| _ = to.add(root.clone()));
 }
 
 /// The text of MeshConfig; empty where there is none. An API server that does not answer yet is waited for, as long as for

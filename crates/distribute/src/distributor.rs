@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lateen_compile::{Classes, Family};
 use lateen_model::proxy::ProxyKind;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::families::{Families, class_name};
 use crate::progress::{Progress, ProgressMetrics, Rejection};
+use crate::wave::Wave;
 
 /// Reads a Node as a proxy, in the light of a snapshot. The error is what the proxy is told.
 pub type ReadProxy = dyn Fn(&Node, &Snapshot) -> Result<Proxy, String> + Send + Sync;
@@ -25,6 +26,7 @@ pub struct Distributor {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     state: Arc<Mutex<State>>,
     moved: watch::Sender<()>,
+    wave: Arc<Wave>,
     metrics: ProgressMetrics,
 }
 
@@ -33,10 +35,6 @@ struct State {
     proxies: BTreeMap<u64, Connected>,
     next: u64,
 }
-
-/// Shortest and longest time between a push and the next.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 const NOT_COMPLETE: &str = "the configuration is not complete yet; try again";
 
@@ -79,11 +77,6 @@ impl Push {
         });
         Arc::clone(stamped)
     }
-}
-
-/// How long to wait after a push that took so long to compile.
-fn pause(push: Duration) -> Duration {
-    (push * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 fn same_sets(one: &Arc<Wanted>, other: &Arc<Wanted>) -> bool {
@@ -142,6 +135,7 @@ impl Distributor {
             snapshots,
             state: Arc::new(Mutex::new(state)),
             moved: watch::Sender::new(()),
+            wave: Arc::default(),
             metrics,
         }
     }
@@ -149,7 +143,7 @@ impl Distributor {
     /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
     ///
     /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
-    /// had time to go out, and are pushed together.
+    /// gone out and twice that time again, and are pushed together.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();
         while snapshots.changed().await.is_ok() {
@@ -162,7 +156,7 @@ impl Distributor {
             if let Err(error) = pushed {
                 tracing::error!(%error, "compiling a snapshot failed; proxies keep what they have");
             }
-            tokio::time::sleep(pause(noticed.elapsed())).await;
+            self.wave.rest(noticed).await;
         }
     }
 
@@ -172,6 +166,7 @@ impl Distributor {
         let State { families, proxies, .. } = &mut *state;
         families.turn(snapshot);
         let turns = families.take_turns();
+        self.wave.begin(snapshot.generation);
         // What is new to a class, found out once for all its proxies.
         let mut pushes: HashMap<*const Classes, Push> = HashMap::new();
         for connected in proxies.values_mut() {
@@ -187,6 +182,7 @@ impl Distributor {
                 let differs = push.differs(current, &wanted);
                 if differs {
                     connected.changed = wanted.snapshot;
+                    self.wave.add();
                 }
                 *current = if differs {
                     push.stamped(&wanted, noticed)
@@ -344,6 +340,8 @@ impl Distributor {
             settled,
             state: Arc::clone(&self.state),
             moved: self.moved.clone(),
+            turned: snapshot.generation,
+            wave: Arc::clone(&self.wave),
             proxies: self.metrics.proxies.clone(),
         })
     }
@@ -442,6 +440,9 @@ pub struct Registration {
     settled: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
     moved: watch::Sender<()>,
+    /// The newest snapshot that was looked at for this proxy.
+    turned: u64,
+    wave: Arc<Wave>,
     proxies: prometheus::IntGauge,
 }
 
@@ -474,6 +475,13 @@ impl Subscription for Registration {
                 self.moved.send_replace(());
             }
             _ => {}
+        }
+    }
+
+    fn on_turn(&mut self, snapshot: u64) {
+        if snapshot > self.turned {
+            self.wave.passed(self.turned, snapshot);
+            self.turned = snapshot;
         }
     }
 }

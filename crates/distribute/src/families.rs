@@ -183,6 +183,7 @@ impl Families {
         let seen = self.seen(&now, classes);
         let one = |family| self.set(family, &now, classes, &seen);
         let parts: Vec<ResourceSet> = Family::ALL.into_iter().map(one).collect();
+        seen.scope.forget_tables();
         let previous = self.wanted.get(classes);
         let sets = Self::join(previous, &parts);
         let by_name = Self::by_name(previous, classes, &parts);
@@ -208,7 +209,12 @@ impl Families {
         let one = |(url, places): &(Arc<str>, Vec<usize>)| {
             let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
             let kept = previous.filter(same).and_then(|joined| joined.wanted.set(url)).cloned();
-            (Arc::clone(url), kept.unwrap_or_else(|| union(parts, places)))
+            let before = || previous.and_then(|joined| joined.wanted.set(url));
+            let joined = kept.unwrap_or_else(|| match (union(parts, places), before()) {
+                (set, Some(before)) => set.after(before),
+                (set, None) => set,
+            });
+            (Arc::clone(url), joined)
         };
         types().iter().map(one).collect()
     }
@@ -280,7 +286,9 @@ impl Families {
             }
             _ => None,
         };
-        let held = match (replaced, self.sets.remove(&key)) {
+        let old = self.sets.remove(&key);
+        let before = old.as_ref().map(|held| held.set.clone());
+        let held = match (replaced, old) {
             (Some((gone, inputs)), Some(old)) => {
                 self.work.by_hosts += 1;
                 self.replace(old, gone, &inputs)
@@ -290,8 +298,15 @@ impl Families {
                 self.whole(old, &select(family, &now.snapshot, &seen.scope, classes))
             }
         };
-        let held = Held { generation, ..held };
-        let set = held.set.clone();
+        let set = match before {
+            Some(before) => held.set.after(&before),
+            None => held.set,
+        };
+        let held = Held {
+            generation,
+            set: set.clone(),
+            ..held
+        };
         self.sets.insert(key, held);
         set
     }

@@ -8,6 +8,7 @@
 mod distributor;
 mod families;
 mod progress;
+mod wave;
 
 pub use distributor::{ConnectedProxy, Distributor, ReadProxy};
 pub use families::{Families, Work};

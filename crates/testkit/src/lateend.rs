@@ -240,7 +240,7 @@ fn spawn(directory: &Path, source: &Source, addresses: Addresses) -> Result<Proc
         Source::Cluster { kubeconfig, flags } => command.arg("--kubeconfig").arg(kubeconfig).args(flags),
     };
     command.arg("--data-dir").arg(directory.join("data"));
-    command.arg("--cacerts").arg(directory.join("no-cacerts"));
+    command.arg("--cacerts").arg(directory.join("cacerts"));
     for (flag, address) in [
         ("--plaintext-address", addresses.plaintext),
         ("--secure-address", addresses.secure),

@@ -79,6 +79,10 @@ pub trait Subscription: Send + 'static {
 
     /// Told of everything that happens on the stream, in order.
     fn on_event(&mut self, event: &Event);
+
+    /// Told that what this snapshot brings was found out: its first response is about to be written, or nothing is to be
+    /// sent yet. Called for the same snapshot any number of times.
+    fn on_turn(&mut self, _snapshot: u64) {}
 }
 
 /// Why a proxy gets nothing.
@@ -163,6 +167,21 @@ pub struct ResponseId {
     pub snapshot: u64,
     /// That snapshot's version.
     pub version: Arc<str>,
+}
+
+// === impl Event ===
+
+impl Event {
+    /// The type that it is about, unless it is about the stream as a whole.
+    pub fn type_url(&self) -> Option<&str> {
+        match self {
+            Self::Sent { response, .. } | Self::Acked { response } | Self::Nacked { response, .. } => {
+                Some(&response.type_url)
+            }
+            Self::Rejected { type_url, .. } | Self::ExpiredNonce { type_url } => Some(type_url),
+            Self::Settled { .. } => None,
+        }
+    }
 }
 
 // === impl Refusal ===

@@ -26,7 +26,26 @@ pub struct Resource {
 /// What a proxy should hold of one type: an ordered map from name to resource. Copies share their structure, so that a
 /// set with a few resources of a proxy's own costs little beside the one it was made from.
 #[derive(Clone, Default)]
-pub struct ResourceSet(OrdMap<Arc<str>, Arc<Resource>>);
+pub struct ResourceSet {
+    map: Map,
+    /// What led to it, for everybody who comes from there.
+    step: Option<Arc<Step>>,
+}
+
+type Map = OrdMap<Arc<str>, Arc<Resource>>;
+
+/// The differences between two sets, found once.
+struct Step {
+    from: Map,
+    differences: Vec<Found>,
+}
+
+/// A [`Difference`] that is kept.
+enum Found {
+    Added(Arc<Resource>),
+    Changed(Arc<Resource>),
+    Removed(Arc<Resource>),
+}
 
 /// One difference between two sets.
 #[derive(Debug, Clone)]
@@ -110,38 +129,40 @@ impl ResourceSet {
 
     /// The resource of that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.0.get(name)
+        self.map.get(name)
     }
 
     /// Adds a resource, or replaces the one of its name.
     pub fn insert(&mut self, resource: Arc<Resource>) {
-        self.0.insert(Arc::clone(&resource.name), resource);
+        self.step = None;
+        self.map.insert(Arc::clone(&resource.name), resource);
     }
 
     /// Takes a resource out.
     pub fn remove(&mut self, name: &str) -> Option<Arc<Resource>> {
-        self.0.remove(name)
+        self.step = None;
+        self.map.remove(name)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.map.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.map.is_empty()
     }
 
     /// The resources, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.0.values()
+        self.map.values()
     }
 
     /// The resources whose names begin with `prefix`, by name.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
-        self.0
+        self.map
             .range::<_, str>(from)
             .map(|(_, resource)| resource)
             .take_while(move |r| r.name.starts_with(prefix))
@@ -149,12 +170,46 @@ impl ResourceSet {
 
     /// Whether both are the same copy, which says more than equality and costs nothing.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.0.ptr_eq(&other.0)
+        self.map.ptr_eq(&other.map)
     }
 
-    /// What to do to this set to get `later`, by name. Structure that both share is passed over.
+    /// The same set, which keeps how it differs from the one before: all proxies that hold that one need just this.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        if self.is_same(before) || self.step.as_ref().is_some_and(|step| step.from.ptr_eq(&before.map)) {
+            return self;
+        }
+        let found = |difference| match difference {
+            Difference::Added(resource) => Found::Added(Arc::clone(resource)),
+            Difference::Changed(resource) => Found::Changed(Arc::clone(resource)),
+            Difference::Removed(resource) => Found::Removed(Arc::clone(resource)),
+        };
+        let differences = before.compare(&self).map(found).collect();
+        Self {
+            step: Some(Arc::new(Step {
+                from: before.map.clone(),
+                differences,
+            })),
+            ..self
+        }
+    }
+
+    /// What to do to this set to get `later`, by name. Structure that both share is passed over, and what [`Self::after`]
+    /// has found is not looked for again.
     pub fn diff<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = Difference<'a>> {
-        self.0.diff(&later.0).map(|item| match item {
+        let step = later.step.as_deref().filter(|step| step.from.ptr_eq(&self.map));
+        let direct = (step.is_none() && !self.is_same(later)).then(|| self.compare(later));
+        let kept = step.into_iter().flat_map(|step| &step.differences);
+        kept.map(|found| match found {
+            Found::Added(resource) => Difference::Added(resource),
+            Found::Changed(resource) => Difference::Changed(resource),
+            Found::Removed(resource) => Difference::Removed(resource),
+        })
+        .chain(direct.into_iter().flatten())
+    }
+
+    fn compare<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = Difference<'a>> {
+        self.map.diff(&later.map).map(|item| match item {
             DiffItem::Add(_, resource) => Difference::Added(resource),
             DiffItem::Update { new: (_, resource), .. } => Difference::Changed(resource),
             DiffItem::Remove(_, resource) => Difference::Removed(resource),
@@ -164,12 +219,11 @@ impl ResourceSet {
 
 impl FromIterator<Arc<Resource>> for ResourceSet {
     fn from_iter<I: IntoIterator<Item = Arc<Resource>>>(resources: I) -> Self {
-        Self(
-            resources
-                .into_iter()
-                .map(|resource| (Arc::clone(&resource.name), resource))
-                .collect(),
-        )
+        let named = resources.into_iter();
+        Self {
+            map: named.map(|resource| (Arc::clone(&resource.name), resource)).collect(),
+            step: None,
+        }
     }
 }
 
@@ -227,6 +281,18 @@ mod tests {
             })
             .collect();
         assert_eq!(diff, ["~b", "-c", "+d"]);
+
+        // Kept or not, the differences are the same.
+        let words = |old: &ResourceSet, new: &ResourceSet| -> Vec<String> {
+            old.diff(new).map(|difference| format!("{difference:?}")).collect()
+        };
+        let kept = new.clone().after(&old);
+        assert_eq!(words(&old, &kept), words(&old, &new));
+        assert_eq!(words(&kept, &old), words(&new, &old));
+        assert!(words(&kept, &new).is_empty());
+        let mut later = kept.clone();
+        later.remove("d");
+        assert_eq!(words(&old, &later).len(), 2);
     }
 
     #[test]

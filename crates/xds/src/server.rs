@@ -36,7 +36,7 @@ const SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 pub struct Settings {
     /// The largest request, in bytes. A Node with all its metadata, and every name that a proxy subscribes to, must fit.
     pub request_limit: usize,
-    /// First responses that are made at once; further streams wait for their turn.
+    /// New streams that are filled at once; further ones wait for their turn.
     pub connects_at_once: usize,
     /// How long a stream may say nothing at first.
     pub first_request_timeout: Duration,
@@ -57,7 +57,7 @@ struct Shared<D> {
     control_plane: Vec<u8>,
     sessions: Sessions,
     metrics: XdsMetrics,
-    connects: Semaphore,
+    connects: Arc<Semaphore>,
     clock: Clock,
     drain: Drain,
 }
@@ -73,7 +73,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             request_limit: 4 << 20,
-            connects_at_once: std::thread::available_parallelism().map_or(4, |cores| cores.get() * 2),
+            connects_at_once: std::thread::available_parallelism().map_or(32, |cores| cores.get() * 16),
             first_request_timeout: Duration::from_secs(30),
             max_age: None,
             identifier: String::new(),
@@ -95,7 +95,7 @@ impl<D: Discovery> AdsService<D> {
             } else {
                 ControlPlane { identifier }.encode_to_vec()
             },
-            connects: Semaphore::new(settings.connects_at_once.max(1)),
+            connects: Arc::new(Semaphore::new(settings.connects_at_once.max(1))),
             settings,
             sessions,
             metrics,

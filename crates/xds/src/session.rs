@@ -146,6 +146,11 @@ impl Session {
         self.core.poll(now)
     }
 
+    /// Whether the proxy has answered everything and nothing is to be sent, as far as [`Self::poll`] has found.
+    pub fn is_settled(&self) -> bool {
+        self.core.is_settled()
+    }
+
     /// When to poll again though nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
         self.core.deadline()
@@ -164,6 +169,11 @@ impl Session {
     /// What is known of each type, in the order of pushes.
     pub fn status(&self) -> Vec<TypeStatus> {
         self.core.status()
+    }
+
+    /// What is known of one type; `None` if the stream never asked for it.
+    pub fn status_of(&self, type_url: &str) -> Option<TypeStatus> {
+        self.core.status_of(type_url)
     }
 
     /// Names that this stream holds memory of its own for, instead of sharing it.

@@ -185,8 +185,8 @@ impl Registered {
         lock(&self.record).wanted = Arc::clone(wanted);
     }
 
-    /// Writes down what happened.
-    pub(crate) fn update(&self, events: &[Event], status: Vec<TypeStatus>, now: SystemTime) {
+    /// Writes down what the stream asks for, type by type in the order of pushes.
+    pub(crate) fn describe(&self, status: Vec<TypeStatus>) {
         let mut record = lock(&self.record);
         let mut old = std::mem::take(&mut record.types);
         record.types = status
@@ -206,6 +206,19 @@ impl Registered {
                 },
             )
             .collect();
+    }
+
+    /// Writes down what happened, and how the types stand that it happened to.
+    pub(crate) fn update(&self, events: &[Event], status: impl Fn(&str) -> Option<TypeStatus>, now: SystemTime) {
+        let mut record = lock(&self.record);
+        for of in &mut record.types {
+            let concerned = |event: &Event| event.type_url() == Some(&*of.status.type_url);
+            if events.iter().any(concerned)
+                && let Some(status) = status(&of.status.type_url)
+            {
+                of.status = status;
+            }
+        }
         for event in events {
             match event {
                 Event::Sent { response, .. } => record.of(response, |of, at| of.sent = Some(at), now),

@@ -17,8 +17,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	echo "sigs.k8s.io/gateway-api/conformance/echo-basic/grpcechoserver"
+	echo "sigs.k8s.io/gateway-api-conformance-images/echo-basic/grpcechoserver"
 )
 
 const patience = 10 * time.Second
@@ -118,6 +119,10 @@ func (asked *request) grpc(client echo.GrpcEchoClient) func(io.Writer) error {
 	return func(to io.Writer) error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
+		for _, header := range asked.headers {
+			name, value, _ := strings.Cut(header, ":")
+			ctx = metadata.AppendToOutgoingContext(ctx, strings.ToLower(name), value)
+		}
 		answer, err := client.Echo(ctx, &echo.EchoRequest{})
 		field(to, "Url", asked.url.String())
 		if code := status.Code(err); code != codes.OK {

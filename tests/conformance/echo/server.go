@@ -18,7 +18,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	echo "sigs.k8s.io/gateway-api/conformance/echo-basic/grpcechoserver"
+	echo "sigs.k8s.io/gateway-api-conformance-images/echo-basic/grpcechoserver"
 )
 
 // serve listens as the arguments say, or with HTTP on port 8080, until something goes wrong. A certificate is made up: nobody checks it.

@@ -1,5 +1,5 @@
 //! What the Gateway API's conformance suite runs: its test program, and the images that its manifests name. They cannot be
-//! pulled everywhere, so they are built from the suite's own module, but for `echo-advanced`, which is not in it.
+//! pulled everywhere, so they are built from the module that the suite has them in, but for `echo-advanced`, which is not in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::workspace::{self, Workspace};
 
 /// The module that pins the suite.
 const OWN: &str = "tests/conformance";
-const ECHO_BASIC: &str = "sigs.k8s.io/gateway-api/conformance/echo-basic";
+const ECHO_BASIC: &str = "sigs.k8s.io/gateway-api-conformance-images/echo-basic";
 /// The tags of it that the suite's manifests name.
-const ECHO_BASIC_TAGS: [&str; 3] = ["v1.5.1", "v1.6.0-dev.2", "v1.6.0-dev.3"];
-const ECHO_ADVANCED: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
+const ECHO_BASIC_TAGS: [&str; 2] = ["v0.1.0", "v0.2.0"];
+const ECHO_ADVANCED: &str = "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0";
 const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.12.2";
 
 /// Builds all of it and returns its folder: the program `suite`, the archives in `images`, and the API's definitions in
@@ -54,7 +54,7 @@ pub(crate) fn of_conformance() -> Result<PathBuf> {
     for tag in ECHO_BASIC_TAGS {
         let archive = images.join(format!("echo-basic-{tag}.tar"));
         if !newer(&archive, &program) {
-            let reference = format!("registry.k8s.io/gateway-api/echo-basic:{tag}");
+            let reference = format!("registry.k8s.io/gateway-api/conformance/echo-basic:{tag}");
             single(&archive, &reference, &program)?;
         }
     }
@@ -85,7 +85,10 @@ fn advanced(to: &Path, program: &Path) -> Result<()> {
 
 fn go(module: &str, what: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<()> {
     let mut go = Command::new("go");
-    go.current_dir(workspace::root().join(module)).env("CGO_ENABLED", "0");
+    go.current_dir(workspace::root().join(module))
+        .env("CGO_ENABLED", "0")
+        // The suite asks for a newer Go than many have; a Go that is older fetches it.
+        .env("GOTOOLCHAIN", "auto");
     progress::quiet(&format!("building {what} with Go"), with(&mut go))
 }
 
@@ -93,6 +96,7 @@ fn go(module: &str, what: &str, with: impl FnOnce(&mut Command) -> &mut Command)
 fn definitions(to: &Path) -> Result<()> {
     let output = Command::new("go")
         .current_dir(workspace::root().join(OWN))
+        .env("GOTOOLCHAIN", "auto")
         .args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"])
         .output()
         .context("cannot run go")?;

@@ -70,7 +70,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// Packages that are no part of the product: they may use it, nothing may use them.
-const OUTSIDE: &[&str] = &["lateen-fuzz", "lateen-shop", "lateen-tests", "xtask"];
+const OUTSIDE: &[&str] = &["lateen-fuzz", "lateen-load", "lateen-shop", "lateen-tests", "xtask"];
 
 /// Runtimes, clients and whatever else touches the world; a trailing `*` stands for any end.
 const IMPURE: &[&str] = &[

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::GatewayRef;
@@ -72,7 +72,8 @@ pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) 
 
 /// The virtual hosts of tables that many services share.
 pub(super) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<HostInput> {
-    let shared = tables(snapshot, scope, facts).all.iter().filter(|table| !table.sniffed);
+    let tables = tables(snapshot, scope, facts);
+    let shared = tables.all.iter().filter(|table| !table.sniffed);
     shared
         .flat_map(|table| {
             table.hosts.iter().map(|host| HostInput {
@@ -137,13 +138,16 @@ pub(super) fn some_hosts(
     Some((tables, inputs))
 }
 
-fn tables<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &OutboundFacts) -> &'a Tables {
-    scope.tables.get_or_init(|| {
+fn tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Arc<Tables> {
+    // What a panic left is nothing.
+    let mut known = scope.tables.lock().unwrap_or_else(PoisonError::into_inner);
+    let tables = known.get_or_insert_with(|| {
         let tables = make_tables(snapshot, scope, facts);
         // An inherited finding is about the same services.
         let _ = scope.apart.set(tables.apart);
-        tables
-    })
+        Arc::new(tables)
+    });
+    Arc::clone(tables)
 }
 
 /// The names of the tables, each with the egress entry and the port that decide what is in it.

@@ -1,6 +1,7 @@
 //! Which DestinationRules hold toward a host, merged where several are for it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use lateen_model::destination::{DestinationRule, Subset, TrafficPolicy};
 use lateen_model::{ExportTo, Selector, Shared, Snapshot};
@@ -26,48 +27,55 @@ pub struct MergedRule {
 pub struct Rules {
     /// Those of the callers' own namespace that are for it.
     own: HostRules,
-    /// What other namespaces let others have, by the namespace that it comes from.
-    exported: HashMap<Namespace, HostRules>,
+    exported: Arc<Exported>,
     namespace: Namespace,
     root: Namespace,
 }
 
-impl Rules {
-    /// Reads them; of those with a workload selector only the `selected` ones.
-    pub fn new(snapshot: &Snapshot, namespace: &Namespace, selected: &[ObjectKey]) -> Self {
-        let root = &snapshot.mesh.root_namespace;
-        let mut rules: Vec<Keyed<'_>> = snapshot
-            .destination_rules
-            .iter()
-            .filter(|(key, rule)| rule.workload_selector.is_none() || selected.contains(key))
-            .collect();
-        rules.sort_by(|(a, x), (b, y)| {
-            let rank = |rule: &DestinationRule| (rule.workload_selector.is_none(), rule.created);
-            (rank(x), &a.name, &a.namespace).cmp(&(rank(y), &b.name, &b.namespace))
-        });
-        let mut own = Vec::new();
+/// What namespaces let others have, by the namespace that it comes from: the same for all callers, though not every rule in
+/// it is for all.
+#[derive(Debug, Default)]
+pub struct Exported(HashMap<Namespace, HostRules>);
+
+impl Exported {
+    /// Reads them.
+    pub fn new(snapshot: &Snapshot) -> Self {
         let mut exported: BTreeMap<&Namespace, Vec<Keyed<'_>>> = BTreeMap::new();
-        for (key, rule) in rules {
-            let private = is_private(rule);
-            // The root namespace's public rules are for everybody, and to its own proxies they are nothing else.
-            let for_own = if rule.namespace == *root {
-                private
-            } else {
-                rule.export_to.visible_in(&rule.namespace)
-            };
-            if rule.namespace == *namespace && for_own {
-                own.push((key, rule));
-            }
-            if !private {
+        for (key, rule) in ordered(snapshot.destination_rules.iter()) {
+            if !is_private(rule) {
                 exported.entry(&rule.namespace).or_default().push((key, rule));
             }
         }
-        Self {
-            own: HostRules::new(&own),
-            exported: exported
-                .into_iter()
+        let by_namespace = exported.into_iter();
+        Self(
+            by_namespace
                 .map(|(namespace, rules)| (namespace.clone(), HostRules::new(&rules)))
                 .collect(),
+        )
+    }
+}
+
+impl Rules {
+    /// Reads them; of those with a workload selector only the `selected` ones. `exported` is what that snapshot's namespaces
+    /// let others have.
+    pub fn new(snapshot: &Snapshot, exported: Arc<Exported>, namespace: &Namespace, selected: &[ObjectKey]) -> Self {
+        let root = &snapshot.mesh.root_namespace;
+        let own = snapshot
+            .destination_rules
+            .iter()
+            .filter(|(key, rule)| rule.workload_selector.is_none() || selected.contains(key))
+            .filter(|(_, rule)| {
+                // The root namespace's public rules are for everybody, and to its own proxies they are nothing else.
+                let for_own = if rule.namespace == *root {
+                    is_private(rule)
+                } else {
+                    rule.export_to.visible_in(&rule.namespace)
+                };
+                rule.namespace == *namespace && for_own
+            });
+        Self {
+            own: HostRules::new(&ordered(own)),
+            exported,
             namespace: namespace.clone(),
             root: root.clone(),
         }
@@ -83,12 +91,22 @@ impl Rules {
 
     /// The most specific host decides first, then whether its rules are for the callers.
     fn exported_from(&self, namespace: &Namespace, host: &Hostname) -> Option<&Shared<MergedRule>> {
-        let rules = self.exported.get(namespace)?.best(host)?;
+        let rules = self.exported.0.get(namespace)?.best(host)?;
         choose(rules.iter().filter(|rule| rule.export_to.visible_in(&self.namespace)))
     }
 }
 
 type Keyed<'a> = (&'a ObjectKey, &'a Shared<DestinationRule>);
+
+/// Rules in the order in which they count.
+fn ordered<'a>(rules: impl Iterator<Item = Keyed<'a>>) -> Vec<Keyed<'a>> {
+    let mut rules: Vec<Keyed<'a>> = rules.collect();
+    rules.sort_by(|(a, x), (b, y)| {
+        let rank = |rule: &DestinationRule| (rule.workload_selector.is_none(), rule.created);
+        (rank(x), &a.name, &a.namespace).cmp(&(rank(y), &b.name, &b.namespace))
+    });
+    rules
+}
 
 /// Whether a rule is for its own namespace alone. Rules for selected workloads always are.
 fn is_private(rule: &DestinationRule) -> bool {
@@ -239,10 +257,12 @@ fn fill(policy: &mut TrafficPolicy, wider: &TrafficPolicy) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use lateen_names::{Hostname, Namespace};
     use serde_json::{Value, json};
 
-    use super::Rules;
+    use super::{Exported, Rules};
     use crate::testing::world;
 
     fn rule(namespace: &str, name: &str, spec: Value) -> String {
@@ -255,7 +275,12 @@ mod tests {
 
     fn from(objects: &str, caller: &str, host: &str) -> Vec<String> {
         let snapshot = world(json!({}), objects, false);
-        let rules = Rules::new(&snapshot, &Namespace::new(caller).unwrap(), &[]);
+        let rules = Rules::new(
+            &snapshot,
+            Arc::new(Exported::new(&snapshot)),
+            &Namespace::new(caller).unwrap(),
+            &[],
+        );
         let shop = Namespace::new("shop").unwrap();
         let found = rules.of(&Hostname::new(host).unwrap(), Some(&shop));
         found.map_or_else(Vec::new, |rule| rule.from.iter().map(|key| key.to_string()).collect())

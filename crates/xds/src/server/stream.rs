@@ -15,7 +15,7 @@ use lateen_proto::envoy::config::core::v3::Node;
 use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use lateen_proto::value::Kind;
 use lateen_runtime::metrics::IntGauge;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep_until, timeout};
 use tonic::{Code, Status};
 
@@ -51,9 +51,25 @@ struct Running<S> {
     first_snapshot: u64,
     ends_at: Option<Instant>,
     rejecting: Vec<(Arc<str>, i32)>,
-    /// A request came since the record was written.
+    /// What it asks for may have changed since the record was written.
     asked: bool,
+    turn: Option<Turn>,
 }
+
+/// A stream's place among those that are being filled. It is given back once the proxy has what it asked for, so that what
+/// first requests and responses hold in memory is bounded by the number of places rather than of proxies.
+struct Turn {
+    _place: OwnedSemaphorePermit,
+    /// When it ends though there is more to do: a slow proxy keeps others waiting so long and no longer.
+    limit: Instant,
+    /// When it ends if nothing happens before.
+    ends_at: Instant,
+}
+
+/// How long a stream has its place at most.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
+/// How long a proxy that has what it asked for may think of what else it wants.
+const AFTERTHOUGHT: Duration = Duration::from_millis(50);
 
 /// Counts the stream while it lasts.
 struct Connected(IntGauge);
@@ -67,6 +83,22 @@ enum Input {
 enum Request {
     Delta(Box<DeltaDiscoveryRequest>),
     StateOfTheWorld(Box<DiscoveryRequest>),
+}
+
+impl Input {
+    /// Whether it may change what the stream asks for: a request that does more than answer a response.
+    fn asks(&self) -> bool {
+        match self {
+            Self::Request(Request::Delta(request)) => {
+                request.response_nonce.is_empty()
+                    || !request.resource_names_subscribe.is_empty()
+                    || !request.resource_names_unsubscribe.is_empty()
+                    || !request.initial_resource_versions.is_empty()
+            }
+            Self::Request(Request::StateOfTheWorld(_)) => true,
+            Self::Wanted | Self::Time => false,
+        }
+    }
 }
 
 /// The frames of a stream's response.
@@ -167,19 +199,24 @@ where
 
         let queued = Instant::now();
         let turn = tokio::select! {
-            turn = shared.connects.acquire() => turn,
+            turn = Arc::clone(&shared.connects).acquire_owned() => turn,
             () = shared.drain.started() => return Err(draining()),
         };
-        let _turn = turn.map_err(|_| draining())?;
+        let limit = now() + LONGEST_TURN;
+        let turn = Turn {
+            _place: turn.map_err(|_| draining())?,
+            limit,
+            ends_at: limit,
+        };
         shared.metrics.queue_time.observe(queued.elapsed().as_secs_f64());
-        self.begin(node).await?;
+        self.begin(node, turn).await?;
         self.take(Input::Request(request))?;
         // The first response is made while it is this stream's turn, and sent when the connection takes it.
         self.push()?;
         Ok(true)
     }
 
-    async fn begin(&mut self, node: Node) -> Result<(), Status> {
+    async fn begin(&mut self, node: Node, turn: Turn) -> Result<(), Status> {
         let shared = &self.shared;
         let node_id: Arc<str> = Arc::from(&*node.id);
         let (cluster_id, proxy_version) = (metadata(&node, "CLUSTER_ID"), metadata(&node, "ISTIO_VERSION"));
@@ -220,6 +257,7 @@ where
             ends_at: shared.settings.max_age.map(|age| now() + spread(age, id)),
             rejecting: Vec::new(),
             asked: false,
+            turn: Some(turn),
         });
         Ok(())
     }
@@ -236,7 +274,16 @@ where
         else {
             return Ok(None);
         };
-        let deadline = [running.session.deadline(), running.ends_at]
+        let turn = running.turn.as_mut().map(|turn| {
+            let calm = running.session.is_settled();
+            turn.ends_at = if calm {
+                turn.limit.min(now() + AFTERTHOUGHT)
+            } else {
+                turn.limit
+            };
+            turn.ends_at
+        });
+        let deadline = [running.session.deadline(), running.ends_at, turn]
             .into_iter()
             .flatten()
             .min();
@@ -261,7 +308,7 @@ where
         let Some(running) = &mut self.running else {
             return Ok(());
         };
-        running.asked |= matches!(input, Input::Request(_));
+        running.asked |= input.asks();
         match input {
             Input::Request(Request::Delta(request)) => running.session.on_delta_request(&request)?,
             Input::Request(Request::StateOfTheWorld(request)) => running.session.on_sotw_request(&request)?,
@@ -274,6 +321,7 @@ where
                 if running.ends_at.is_some_and(|at| at <= now()) {
                     return Err(Status::unavailable("connected long enough, connect anew"));
                 }
+                running.turn.take_if(|turn| turn.ends_at <= now());
             }
         }
         Ok(())
@@ -295,6 +343,7 @@ where
                 .observe(since.elapsed().as_secs_f64());
         }
         running.note(&self.shared);
+        running.subscription.on_turn(running.session.wanted().snapshot);
         let Some(push) = push else { return Ok(false) };
         let writer = Writer::new(push, &self.shared.control_plane);
         let writer = writer.ok_or_else(|| Status::resource_exhausted("a response of 4 GiB cannot be sent"))?;
@@ -334,11 +383,15 @@ where
 impl<S: Subscription> Running<S> {
     /// Writes down what happened, and tells.
     fn note<D>(&mut self, shared: &Shared<D>) {
+        if std::mem::take(&mut self.asked) {
+            self.record.describe(self.session.status());
+        }
         let events = self.session.events();
-        if events.is_empty() && !std::mem::take(&mut self.asked) {
+        if events.is_empty() {
             return;
         }
-        self.record.update(&events, self.session.status(), shared.clock.now());
+        let status = |type_url: &str| self.session.status_of(type_url);
+        self.record.update(&events, status, shared.clock.now());
         for event in &events {
             self.count(event, shared);
             self.subscription.on_event(event);

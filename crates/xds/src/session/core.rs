@@ -68,15 +68,23 @@ impl Core {
     }
 
     pub(super) fn status(&self) -> Vec<TypeStatus> {
-        let status = |state: &TypeState| TypeStatus {
+        self.types.iter().map(|state| self.status_of_type(state)).collect()
+    }
+
+    pub(super) fn status_of(&self, url: &str) -> Option<TypeStatus> {
+        let state = self.types.iter().find(|state| &*state.url == url)?;
+        Some(self.status_of_type(state))
+    }
+
+    fn status_of_type(&self, state: &TypeState) -> TypeStatus {
+        TypeStatus {
             type_url: Arc::clone(&state.url),
             wildcard: state.is_wildcard(),
             subscribed: state.subscribed_count(),
             rejected: self.set_of(&state.url).map_or_else(Vec::new, |set| {
                 state.rejected(set).map(|resource| Arc::clone(&resource.name)).collect()
             }),
-        };
-        self.types.iter().map(status).collect()
+        }
     }
 
     // === input ===
@@ -204,6 +212,10 @@ impl Core {
 
     // === output ===
 
+    pub(super) fn is_settled(&self) -> bool {
+        !self.types.is_empty() && self.types.iter().all(TypeState::is_settled)
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         let routes = self
             .routes_wait_since
@@ -240,8 +252,7 @@ impl Core {
                 return Some(self.send(at, batch, &set, now));
             }
         }
-        let settled = !self.types.is_empty() && self.types.iter().all(TypeState::is_settled);
-        if settled && self.settled != Some(wanted.snapshot) {
+        if self.is_settled() && self.settled != Some(wanted.snapshot) {
             self.settled = Some(wanted.snapshot);
             self.events.push_back(Event::Settled {
                 snapshot: wanted.snapshot,

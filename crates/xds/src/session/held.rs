@@ -183,6 +183,32 @@ impl Held {
         changes
     }
 
+    /// Whether the proxy is known to have nothing and asked for just so many names, or for all there is.
+    pub(super) fn is_only_asked(&self, names: usize, wildcard: bool) -> bool {
+        self.base.is_empty() && self.exceptions.len() == if wildcard { 0 } else { names }
+    }
+
+    /// Whether so many changes are all that leads from the shared set to `target`, and the proxy is in step with the shared
+    /// set. By name only changed content counts: names that come or go say nothing of what is subscribed.
+    pub(super) fn is_only_behind(&self, changes: usize, target: &ResourceSet, wildcard: bool) -> bool {
+        if self.base.is_empty() || !self.exceptions.is_empty() {
+            return false;
+        }
+        let counts = |difference: &Difference<'_>| wildcard || matches!(difference, Difference::Changed(_));
+        let mut left = changes;
+        self.base.diff(target).all(|difference| {
+            let expected = left > 0 && counts(&difference);
+            left = left.saturating_sub(1);
+            expected
+        }) && left == 0
+    }
+
+    /// The proxy has all of `set` and nothing else, and asked for just that.
+    pub(super) fn become_all(&mut self, set: ResourceSet) {
+        self.base = set;
+        self.exceptions = BTreeMap::new();
+    }
+
     /// The proxy took everything up to `set`, and there are no exceptions.
     pub(super) fn take_all(&mut self, set: ResourceSet) -> bool {
         if self.exceptions.is_empty() {

@@ -49,8 +49,9 @@ pub(super) struct Outstanding {
     pub(super) nonce: u64,
     pub(super) snapshot: u64,
     pub(super) version: Arc<str>,
-    /// Name and content, or that it is gone.
-    changes: Vec<(Arc<str>, Option<u64>)>,
+    brings: Brings,
+    /// Once it is taken the proxy has all that `target` has of what it asked for, and nothing else.
+    exact: bool,
     /// After it nothing of `target` is missing.
     complete: bool,
     target: ResourceSet,
@@ -58,6 +59,16 @@ pub(super) struct Outstanding {
     content: Option<ResourceSet>,
     /// Names asked for again since: the answer to this response says nothing of them.
     superseded: BTreeSet<Arc<str>>,
+}
+
+/// What a response brings.
+#[derive(Debug)]
+enum Brings {
+    /// All of the target, to a proxy that knows of nothing else: most first responses. They are large, and many are under
+    /// way at once, so that they have no list of their own.
+    Target,
+    /// Name and content, or that it is gone.
+    Listed(Vec<(Arc<str>, Option<u64>)>),
 }
 
 /// What to send.
@@ -178,6 +189,9 @@ impl TypeState {
 
     pub(super) fn unsubscribe(&mut self, name: &str) {
         self.dirty = true;
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.list();
+        }
         if self.wildcard {
             self.named.remove(name);
             self.demand.unnamed(name);
@@ -217,6 +231,7 @@ impl TypeState {
         }
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.complete = false;
+            outstanding.list();
         }
         let mut held = Held::default();
         for name in std::mem::take(&mut self.named) {
@@ -405,18 +420,22 @@ impl TypeState {
         let content = content
             .filter(|_| !batch.complete)
             .map(|resources| resources.iter().cloned().collect());
-        let changes = batch
-            .changes
-            .iter()
-            .map(|c| (Arc::clone(&c.name), c.resource.as_ref().map(|r| r.hash)))
-            .collect();
+        let exact = content.is_none() && self.held.is_only_behind(batch.changes.len(), target, self.wildcard);
+        let everything = batch.changes.len() == target.len() && batch.changes.iter().all(|c| c.resource.is_some());
+        let brings = if everything && content.is_none() && self.held.is_only_asked(target.len(), self.wildcard) {
+            Brings::Target
+        } else {
+            let listed = |c: &Change| (Arc::clone(&c.name), c.resource.as_ref().map(|r| r.hash));
+            Brings::Listed(batch.changes.iter().map(listed).collect())
+        };
         self.waiting = false;
         self.last_nonce = nonce;
         self.outstanding = Some(Outstanding {
             nonce,
             snapshot,
             version,
-            changes,
+            brings,
+            exact,
             complete: batch.complete,
             target: target.clone(),
             content,
@@ -430,11 +449,15 @@ impl TypeState {
     pub(super) fn acked(&mut self, outstanding: &Outstanding) {
         self.dirty = true;
         self.known = true;
-        let at_once = outstanding.complete && self.wildcard && outstanding.superseded.is_empty();
-        if at_once && self.held.take_all(outstanding.target.clone()) {
-            return;
+        if outstanding.superseded.is_empty() {
+            if outstanding.exact || matches!(outstanding.brings, Brings::Target) {
+                return self.held.become_all(outstanding.target.clone());
+            }
+            if outstanding.complete && self.wildcard && self.held.take_all(outstanding.target.clone()) {
+                return;
+            }
         }
-        self.took(outstanding.changes.iter(), outstanding);
+        self.took(outstanding.changes(), outstanding);
     }
 
     /// The proxy rejected the response. Returns who is certainly to blame; for the others the search goes on.
@@ -444,12 +467,11 @@ impl TypeState {
     pub(super) fn nacked(&mut self, outstanding: &Outstanding, reason: &str, full: bool) -> Vec<Culprit> {
         self.dirty = true;
         let sent: Vec<Culprit> = outstanding
-            .changes
-            .iter()
+            .changes()
             .filter_map(|(name, hash)| {
                 Some(Culprit {
                     name: Arc::clone(name),
-                    hash: (*hash)?,
+                    hash: hash?,
                 })
             })
             .collect();
@@ -470,23 +492,23 @@ impl TypeState {
             .map(|culprit| self.content(&culprit.name).filter(|_| full).cloned())
             .collect();
         let names: BTreeSet<&str> = culprits.iter().map(|culprit| &*culprit.name).collect();
-        let others = outstanding.changes.iter().filter(|(name, _)| !names.contains(&**name));
+        let others = || outstanding.changes().filter(|(name, _)| !names.contains(&***name));
         let taken = full && (known || culprits.iter().any(|culprit| mentions(reason, &culprit.name)));
         if taken {
-            self.took(others, outstanding);
+            self.took(others(), outstanding);
         } else {
             if !full {
                 // It may have been taken in part.
-                for (name, _) in others.clone() {
+                for (name, _) in others() {
                     if self.covers(name) {
                         self.mark(name, Has::Unknown);
                     }
                 }
             }
             if culprits.is_empty() {
-                let (removed, changed): (Vec<_>, Vec<_>) = others.partition(|(_, hash)| hash.is_none());
+                let (removed, changed): (Vec<_>, Vec<_>) = others().partition(|(_, hash)| hash.is_none());
                 let names =
-                    |list: Vec<&(Arc<str>, Option<u64>)>| list.into_iter().map(|(name, _)| Arc::clone(name)).collect();
+                    |list: Vec<(&Arc<str>, Option<u64>)>| list.into_iter().map(|(name, _)| Arc::clone(name)).collect();
                 self.blame.split(names(changed), names(removed), reason);
             }
         }
@@ -506,7 +528,7 @@ impl TypeState {
         culprits
     }
 
-    fn took<'a>(&mut self, changes: impl Iterator<Item = &'a (Arc<str>, Option<u64>)>, outstanding: &Outstanding) {
+    fn took<'a>(&mut self, changes: impl Iterator<Item = (&'a Arc<str>, Option<u64>)>, outstanding: &Outstanding) {
         for (name, hash) in changes {
             // Unless it was unsubscribed meanwhile, or asked for again.
             if self.covers(name) && !outstanding.superseded.contains(name) {
@@ -536,10 +558,31 @@ impl TypeState {
 }
 
 impl Outstanding {
+    /// What it brings, by name, or what it removes.
+    fn changes(&self) -> impl Iterator<Item = (&Arc<str>, Option<u64>)> {
+        let (target, listed) = match &self.brings {
+            Brings::Target => (Some(&self.target), None),
+            Brings::Listed(listed) => (None, Some(listed)),
+        };
+        let target = target.into_iter().flat_map(ResourceSet::iter);
+        let listed = listed.into_iter().flatten();
+        target
+            .map(|resource| (&resource.name, Some(resource.hash)))
+            .chain(listed.map(|(name, hash)| (name, *hash)))
+    }
+
+    /// From now on, what the proxy asks for and what the response brings may differ.
+    fn list(&mut self) {
+        self.exact = false;
+        if matches!(self.brings, Brings::Target) {
+            let listed = self.changes().map(|(name, hash)| (Arc::clone(name), hash)).collect();
+            self.brings = Brings::Listed(listed);
+        }
+    }
+
     /// Names of what it brings or removes.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.changes
-            .iter()
+        self.changes()
             .map(|(name, _)| name)
             .filter(|name| !self.superseded.contains(*name))
     }

@@ -1,0 +1,136 @@
+//! How fast pushes follow each other: as fast as they go out, and no faster.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// Shortest time from the end of a push to the next.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// Longest time from the beginning of a push to the next, unless compilation alone takes longer.
+const LONGEST: Duration = Duration::from_secs(1);
+/// How long a push may take to go out before the next no longer waits for it: for any, and for each proxy.
+const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE_EACH: Duration = Duration::from_micros(100);
+
+/// A push on its way to those proxies that it brings something.
+///
+/// To compile it is the smaller part of the work: each proxy's stream finds out what is new to it and writes that. Changes
+/// that come meanwhile would only queue up behind it, so they are gathered, and all streams have the less to do.
+#[derive(Debug, Default)]
+pub(crate) struct Wave {
+    snapshot: AtomicU64,
+    /// So many proxies are told of it.
+    told: AtomicUsize,
+    /// So many streams have turned to it.
+    passed: AtomicUsize,
+    moved: Notify,
+}
+
+impl Wave {
+    /// A push of this snapshot begins.
+    pub(crate) fn begin(&self, snapshot: u64) {
+        self.told.store(0, Ordering::Relaxed);
+        self.passed.store(0, Ordering::Relaxed);
+        self.snapshot.store(snapshot, Ordering::Relaxed);
+    }
+
+    /// One more proxy is told of it.
+    pub(crate) fn add(&self) {
+        self.told.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream turned from one snapshot to another.
+    pub(crate) fn passed(&self, from: u64, to: u64) {
+        let snapshot = self.snapshot.load(Ordering::Relaxed);
+        if from < snapshot && snapshot <= to {
+            self.passed.fetch_add(1, Ordering::Relaxed);
+            if self.is_over() {
+                self.moved.notify_one();
+            }
+        }
+    }
+
+    /// Most streams have turned to it. A few whose connections are full must not hold up the others.
+    fn is_over(&self) -> bool {
+        let (told, passed) = (self.told.load(Ordering::Relaxed), self.passed.load(Ordering::Relaxed));
+        passed >= told - told / 10
+    }
+
+    /// Waits until it is time for the next push, after one for a change that was noticed at `noticed`.
+    pub(crate) async fn rest(&self, noticed: Instant) {
+        let told = u32::try_from(self.told.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let limit = noticed + PATIENCE.saturating_add(PATIENCE_EACH.saturating_mul(told)).min(LONGEST);
+        while !self.is_over() {
+            if tokio::time::timeout_at(limit.into(), self.moved.notified())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        let spent = noticed.elapsed();
+        tokio::time::sleep(pause(spent)).await;
+    }
+}
+
+/// How long to wait after a push that took so long to go out.
+fn pause(spent: Duration) -> Duration {
+    (spent * 2).min(LONGEST.saturating_sub(spent)).max(SHORTEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_follow_the_push_and_have_limits() {
+        let millis = Duration::from_millis;
+        let cases = [
+            (0, 10),
+            (4, 10),
+            (20, 40),
+            (200, 400),
+            (400, 600),
+            (990, 10),
+            (5000, 10),
+        ];
+        for (spent, expected) in cases {
+            assert_eq!(pause(millis(spent)), millis(expected), "{spent} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_is_over_when_most_have_turned_to_it() {
+        let wave = Wave::default();
+        wave.begin(7);
+        for _ in 0..20 {
+            wave.add();
+        }
+        // One that was further, one that comes from further behind than the push before.
+        wave.passed(7, 8);
+        for from in [6; 17] {
+            wave.passed(from, 7);
+        }
+        assert!(!wave.is_over());
+        wave.passed(2, 7);
+        assert!(wave.is_over());
+        let begun = tokio::time::Instant::now();
+        wave.rest(Instant::now()).await;
+        assert!(begun.elapsed() < millis(50), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn proxies_that_take_nothing_do_not_stop_the_others() {
+        let wave = Wave::default();
+        wave.begin(1);
+        wave.add();
+        let begun = tokio::time::Instant::now();
+        wave.rest(Instant::now()).await;
+        assert!(begun.elapsed() <= millis(200), "{:?}", begun.elapsed());
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+}
