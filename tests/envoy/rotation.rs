@@ -54,7 +54,7 @@ impl Authority {
 
 /// The files of an authority that trusts some roots; and the roots where proxies read them, as the ConfigMap
 /// `istio-ca-root-cert` does it in a cluster.
-fn plug(world: &World, signs: &Authority, trusted: &[&Authority]) -> Result<()> {
+fn plug(world: &World, step: usize, signs: &Authority, trusted: &[&Authority]) -> Result<()> {
     let roots: String = trusted.iter().map(|authority| &*authority.certificate).collect();
     let (directory, handed_out) = (world.directory().join("cacerts"), world.directory().join("data/ca"));
     std::fs::create_dir_all(&handed_out)?;
@@ -67,10 +67,7 @@ fn plug(world: &World, signs: &Authority, trusted: &[&Authority]) -> Result<()> 
     std::fs::write(next.join("ca-key.pem"), &signs.key)?;
     std::fs::write(next.join("cert-chain.pem"), "")?;
     if directory.exists() {
-        std::fs::rename(
-            &directory,
-            world.directory().join(format!("cacerts.until.{}", roots.len())),
-        )?;
+        std::fs::rename(&directory, world.directory().join(format!("cacerts.until.{step}")))?;
     }
     Ok(std::fs::rename(next, directory)?)
 }
@@ -184,7 +181,7 @@ async fn a_new_root_takes_over_without_a_failed_request() -> Result<()> {
     };
     let world = World::new()?;
     let (old, new) = (Authority::new(1)?, Authority::new(2)?);
-    plug(&world, &old, &[&old])?;
+    plug(&world, 0, &old, &[&old])?;
     let upstream = Upstream::start("v1", Ipv4Addr::new(127, 0, 1, 4)).await?;
     let outer_at = free_address()?;
     world.write("mesh.yaml", &[&mesh()])?;
@@ -213,18 +210,18 @@ async fn a_new_root_takes_over_without_a_failed_request() -> Result<()> {
         let load = Load::start(door, &["shop.test"], 3);
         load.more(100, PATIENCE).await?;
 
-        plug(&world, &old, &[&old, &new])?;
+        plug(&world, 1, &old, &[&old, &new])?;
         both("both trust the new root, too", (2, true), &new).await?;
         load.more(100, PATIENCE).await?;
 
-        plug(&world, &new, &[&old, &new])?;
+        plug(&world, 2, &new, &[&old, &new])?;
         eventually("both have certificates of the new root", PATIENCE, async || {
             (shows(&outer, &new).await? && shows(&inner, &new).await?).then_some(())
         })
         .await?;
         load.more(100, PATIENCE).await?;
 
-        plug(&world, &new, &[&new])?;
+        plug(&world, 3, &new, &[&new])?;
         both("nobody trusts the old root", (1, true), &new).await?;
         load.more(500, PATIENCE).await?;
         let tally = load.stop().await?;

@@ -301,9 +301,20 @@ mod tests {
                 "tls": {"mode": "Terminate", "certificateRefs": [{"name": "door"}]},
             }]},
         });
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "door-istio", "namespace": "default"},
+            "spec": {
+                "clusterIP": "10.96.0.9", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}],
+                "selector": {"gateway.networking.k8s.io/gateway-name": "door"},
+            },
+        });
         let of_user = gateway(json!({"mode": "SIMPLE", "credentialName": "edge"}));
         let secrets = format!("{}{}", secret("default", "edge"), secret("default", "door"));
-        let snapshot = world(json!({}), &format!("---\n{listeners}\n{of_user}{secrets}"), false);
+        let snapshot = world(
+            json!({}),
+            &format!("---\n{listeners}\n---\n{service}\n{of_user}{secrets}"),
+            false,
+        );
         let mut proxy = router("10.1.0.9");
         proxy
             .labels

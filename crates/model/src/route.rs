@@ -347,6 +347,8 @@ pub struct HttpRoute {
     pub name: Option<Arc<str>>,
     /// Path of the route within its object (`spec.http[2]`), for diagnostics and `explain`.
     pub field: Arc<str>,
+    /// Whether it is for gRPC, by a GRPCRoute: its backends speak HTTP/2.
+    pub grpc: bool,
     /// Alternatives; empty matches everything.
     pub matches: Vec<HttpMatch>,
     /// What answers.

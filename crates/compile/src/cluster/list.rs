@@ -1,10 +1,12 @@
 //! Which outbound clusters a class has, before anything of them is built.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use lateen_model::destination::{LbPolicy, SimpleLb, Subset, TrafficPolicy};
+use lateen_model::destination::{H2Upgrade, LbPolicy, SimpleLb, Subset, TrafficPolicy};
 use lateen_model::gateway::ServerTlsMode;
 use lateen_model::proxy::ProxyKind;
+use lateen_model::route::HttpAction;
 use lateen_model::service::{Port, Protocol, Registry, Resolution};
 use lateen_model::{Service, Shared, Snapshot};
 use lateen_names::Hostname;
@@ -74,9 +76,11 @@ pub(crate) fn outbound<'a>(
     };
     let ports = scope_ports(scope, facts);
     let wanted = wanted_by_gateway(snapshot, facts);
+    let grpc = Arc::new(grpc_backends(snapshot, facts));
     kinds.iter().flat_map(move |&sni_dnat| {
         let ports = ports.clone();
         let wanted = wanted.clone();
+        let grpc = Arc::clone(&grpc);
         let services = services.clone();
         services
             .into_iter()
@@ -90,6 +94,7 @@ pub(crate) fn outbound<'a>(
             })
             .flat_map(move |service| {
                 let ports = ports.clone();
+                let grpc = Arc::clone(&grpc);
                 service
                     .ports
                     .iter()
@@ -100,7 +105,13 @@ pub(crate) fn outbound<'a>(
                                 .and_then(|ports| ports.get(&service.host))
                                 .is_none_or(|open| open.contains(&port.number))
                     })
-                    .flat_map(move |port| of_port(snapshot, scope, facts, (service, port, sni_dnat)))
+                    .flat_map(move |port| {
+                        let mut listed = of_port(snapshot, scope, facts, (service, port, sni_dnat));
+                        if grpc.contains(&(service.host.clone(), port.number)) {
+                            listed.iter_mut().for_each(speak_http2);
+                        }
+                        listed
+                    })
             })
     })
 }
@@ -236,6 +247,37 @@ fn wanted_by_gateway(snapshot: &Snapshot, facts: &OutboundFacts) -> Option<Vec<H
         Hostname::lower(service.rsplit('/').next()?).ok()
     });
     Some(routed.chain(provided).collect())
+}
+
+/// Where GRPCRoutes of a gateway lead. A gateway does not sniff: what a port speaks whose service does not say, they say.
+fn grpc_backends(snapshot: &Snapshot, facts: &OutboundFacts) -> BTreeSet<(Hostname, u16)> {
+    if facts.kind != ProxyKind::Router {
+        return BTreeSet::new();
+    }
+    let bound = snapshot
+        .virtual_services
+        .values()
+        .filter(|route| route.gateways.iter().any(|gateway| binds(gateway, &facts.gateways)));
+    let routes = bound.flat_map(|route| &route.http).filter(|route| route.grpc);
+    let backends = routes.flat_map(|route| match &route.action {
+        HttpAction::Forward(to) => to.as_slice(),
+        _ => &[],
+    });
+    let destinations = backends.filter_map(|to| to.destination.as_ref());
+    destinations
+        .filter_map(|to| Some((to.host.clone(), to.port?)))
+        .collect()
+}
+
+/// HTTP/2, where nobody says anything else.
+fn speak_http2(listed: &mut Listed<'_>) {
+    if matches!(listed.port.protocol, Protocol::Unspecified | Protocol::Unsupported) {
+        let pool = listed.policy.pool.get_or_insert_default();
+        let http = pool.http.get_or_insert_default();
+        if http.h2_upgrade == H2Upgrade::Default {
+            http.h2_upgrade = H2Upgrade::Upgrade;
+        }
+    }
 }
 
 fn binds(gateway: &lateen_model::route::GatewayRef, keys: &[lateen_names::ObjectKey]) -> bool {

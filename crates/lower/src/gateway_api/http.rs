@@ -133,6 +133,7 @@ impl Conversion<'_> {
             HttpAction::Forward(destinations)
         };
         Ok(HttpRoute {
+            grpc: false,
             name: Some(route_name(from, rule.name.as_deref(), at)),
             field: origin(from, field),
             matches: Vec::new(),
@@ -177,6 +178,7 @@ impl Conversion<'_> {
             HttpAction::Forward(destinations)
         };
         Ok(HttpRoute {
+            grpc: true,
             name: Some(route_name(from, rule.name.as_deref(), at)),
             field: origin(from, field),
             matches: Vec::new(),

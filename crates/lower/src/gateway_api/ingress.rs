@@ -204,6 +204,7 @@ impl Conversion<'_> {
             ..HttpMatch::default()
         });
         Some(HttpRoute {
+            grpc: false,
             name: None,
             field: format!("{} {field}", meta.origin).into(),
             matches: matches.into_iter().collect(),

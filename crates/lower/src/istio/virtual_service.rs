@@ -111,6 +111,7 @@ impl Lowering<'_> {
         let mut rewrite = action::rewrite(route.rewrite.as_ref());
         rewrite.authority = rewrite.authority.or(header_authority);
         Some(HttpRoute {
+            grpc: false,
             name: text(&route.name),
             field: field.into(),
             matches,
