@@ -244,7 +244,10 @@ mod tests {
     use crate::testing::{inputs, router, sidecar, world};
 
     fn secret(namespace: &str, name: &str) -> String {
-        let data = json!({"tls.crt": "Y2VydA==", "tls.key": "a2V5", "ca.crt": "Y2E="});
+        // The Gateway API's listeners want what looks like PEM.
+        let certificate = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCmEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
+        let key = "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCmEKLS0tLS1FTkQgUFJJVkFURSBLRVktLS0tLQo=";
+        let data = json!({"tls.crt": certificate, "tls.key": key, "ca.crt": certificate});
         let document = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
             "metadata": {"name": name, "namespace": namespace}, "data": data,
@@ -308,11 +311,18 @@ mod tests {
                 "selector": {"gateway.networking.k8s.io/gateway-name": "door"},
             },
         });
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "door", "namespace": "default", "labels": {"gateway.networking.k8s.io/gateway-name": "door"},
+            },
+            "status": {"phase": "Running", "podIP": "10.1.0.9", "podIPs": [{"ip": "10.1.0.9"}]},
+        });
         let of_user = gateway(json!({"mode": "SIMPLE", "credentialName": "edge"}));
         let secrets = format!("{}{}", secret("default", "edge"), secret("default", "door"));
         let snapshot = world(
             json!({}),
-            &format!("---\n{listeners}\n---\n{service}\n{of_user}{secrets}"),
+            &format!("---\n{listeners}\n---\n{service}\n---\n{pod}\n{of_user}{secrets}"),
             false,
         );
         let mut proxy = router("10.1.0.9");
