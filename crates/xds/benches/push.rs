@@ -57,6 +57,7 @@ fn wanted(snapshot: u64, set: ResourceSet) -> Arc<Wanted> {
         version: snapshot.to_string().into(),
         changed_at: None,
         sets: [(ENDPOINTS.into(), set)].into(),
+        ..Wanted::default()
     })
 }
 
