@@ -386,7 +386,12 @@ fn backend_kind(group: &str, kind: &str) -> Option<&'static str> {
     }
 }
 
+/// Names that the back end's certificate must have one of. Where the policy lists none, its hostname is the one (Gateway API,
+/// `validation.hostname`): that it is the server name alone, as of Istio, would take any certificate of the authority.
 fn alternative_names(validation: &BackendTlsPolicyValidation) -> Vec<Arc<str>> {
+    if validation.subject_alt_names.is_empty() {
+        return crate::istio::report::text(&validation.hostname).into_iter().collect();
+    }
     let names = validation
         .subject_alt_names
         .iter()

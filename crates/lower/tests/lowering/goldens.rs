@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lateen_lower::{Object, Settings};
-use lateen_model::destination::TrafficPolicy;
+use lateen_model::destination::{ClientTls, TrafficPolicy};
 use lateen_model::gateway::Server;
 use lateen_model::route::*;
 use lateen_names::{Hostname, ObjectKey};
@@ -133,6 +133,8 @@ fn normal(service: &VirtualService) -> VirtualService {
     service.created = 0;
     for route in &mut service.http {
         route.field = "".into();
+        // Istio's own API has no word for it.
+        route.grpc = false;
         if route.retries.as_ref().is_some_and(|retries| retries.attempts == 0) {
             route.retries = None;
         }
@@ -197,11 +199,29 @@ fn is_of_tls_policies(rule: &Object) -> bool {
     made_of.is_some_and(|parents| parents.split(',').all(|parent| parent.starts_with("BackendTLSPolicy/")))
 }
 
+/// Istio does not verify the name that a policy's hostname demands.
+fn without_implied_name(tls: &mut Option<ClientTls>) {
+    if let Some(tls) = tls
+        && let [only] = tls.subject_alt_names.as_slice()
+        && Some(only) == tls.sni.as_ref()
+    {
+        tls.subject_alt_names.clear();
+    }
+}
+
 fn rules(snapshot: &lateen_model::Snapshot) -> BTreeMap<ObjectKey, (Hostname, TrafficPolicy)> {
     snapshot
         .destination_rules
         .iter()
-        .map(|(key, rule)| (key.clone(), (rule.host.clone(), rule.policy.clone())))
+        .map(|(key, rule)| {
+            let mut policy = rule.policy.clone();
+            std::iter::once(&mut policy.tls).for_each(without_implied_name);
+            policy
+                .ports
+                .values_mut()
+                .for_each(|port| without_implied_name(&mut port.tls));
+            (key.clone(), (rule.host.clone(), policy))
+        })
         .collect()
 }
 
