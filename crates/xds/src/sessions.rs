@@ -208,12 +208,13 @@ impl Registered {
             .collect();
     }
 
-    /// Writes down what happened, and how the types stand that it happened to.
+    /// Writes down what happened, and how the types stand that it happened to. What a proxy rejects may also end without a
+    /// word to it, when it is no longer wanted.
     pub(crate) fn update(&self, events: &[Event], status: impl Fn(&str) -> Option<TypeStatus>, now: SystemTime) {
         let mut record = lock(&self.record);
         for of in &mut record.types {
             let concerned = |event: &Event| event.type_url() == Some(&*of.status.type_url);
-            if events.iter().any(concerned)
+            if (!of.status.rejected.is_empty() || events.iter().any(concerned))
                 && let Some(status) = status(&of.status.type_url)
             {
                 of.status = status;
