@@ -78,11 +78,8 @@ fn fixed(settings: &Shared<Settings>, kinds: &[Kind]) -> Vec<Input> {
 
 /// Lists the clusters that are called, but for those that come on demand.
 pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Vec<Input> {
-    let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
-    let lazy = Lazy::new(snapshot, scope, facts);
-    let mut all = called(outbound::select(snapshot, scope, facts, &settings, None, |listed| {
-        !lazy.takes(listed)
-    }));
+    let settings = outbound_settings(snapshot, facts);
+    let mut all = called(snapshot, scope, facts, (&settings, None, false));
     // Gateways have no listeners that know where a connection was meant to go.
     all.extend(match facts.kind {
         ProxyKind::Sidecar => fixed(&settings, &[Kind::BlackHole, Kind::Passthrough]),
@@ -95,6 +92,17 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Ve
     all
 }
 
+/// Lists the clusters that lead to some hosts, but for those that come on demand.
+pub(crate) fn outbound_to(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    facts: &OutboundFacts,
+    hosts: &BTreeSet<Hostname>,
+) -> Vec<Input> {
+    let settings = outbound_settings(snapshot, facts);
+    called(snapshot, scope, facts, (&settings, Some(hosts), false))
+}
+
 /// Lists the clusters that come by name only, when they are first used: all of them, or those that lead to some hosts.
 pub(crate) fn on_demand(
     snapshot: &Snapshot,
@@ -105,33 +113,24 @@ pub(crate) fn on_demand(
     if facts.on_demand.is_none() {
         return Vec::new();
     }
-    let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
-    let lazy = Lazy::new(snapshot, scope, facts);
-    called(outbound::select(snapshot, scope, facts, &settings, hosts, |listed| {
-        lazy.takes(listed)
-    }))
+    let settings = outbound_settings(snapshot, facts);
+    called(snapshot, scope, facts, (&settings, hosts, true))
 }
 
-/// Lists the clusters that lead to some hosts, but for those that come on demand.
-pub(crate) fn outbound_to(
+fn outbound_settings(snapshot: &Snapshot, facts: &OutboundFacts) -> Shared<Settings> {
+    Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config)
+}
+
+/// Clusters that lead to services, or to some hosts': those that come on demand, or the others.
+fn called(
     snapshot: &Snapshot,
     scope: &Scope,
     facts: &OutboundFacts,
-    hosts: &BTreeSet<Hostname>,
+    (settings, hosts, on_demand): (&Shared<Settings>, Option<&BTreeSet<Hostname>>, bool),
 ) -> Vec<Input> {
-    let settings = Settings::new(snapshot, facts.kind, facts.families, &facts.options, &facts.config);
     let lazy = Lazy::new(snapshot, scope, facts);
-    called(outbound::select(
-        snapshot,
-        scope,
-        facts,
-        &settings,
-        Some(hosts),
-        |listed| !lazy.takes(listed),
-    ))
-}
-
-fn called(clusters: Vec<outbound::Outbound>) -> Vec<Input> {
+    let takes = |listed: &list::Listed<'_>| lazy.takes(listed) == on_demand;
+    let clusters = outbound::select(snapshot, scope, facts, settings, hosts, takes);
     let one = |cluster| Input(What::Outbound(Box::new(cluster)));
     clusters.into_iter().map(one).collect()
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lateen_model::proxy::ProxyKind;
-use lateen_model::route::{HttpAction, VirtualService};
+use lateen_model::route::VirtualService;
 use lateen_model::service::Registry;
 use lateen_model::sidecar::{Egress, EgressHost, EgressNamespace, Sidecar};
 use lateen_model::{ExportTo, Service, Shared, Snapshot};
@@ -236,24 +236,20 @@ fn union(egress: &[EgressScope], visible: &[Shared<Service>]) -> Vec<Shared<Serv
 /// Every host that a VirtualService may send to.
 pub fn destinations(route: &VirtualService) -> impl Iterator<Item = &Hostname> {
     let http = route.http.iter().flat_map(|http| {
-        let forward = match &http.action {
-            HttpAction::Forward(to) => to.as_slice(),
-            _ => &[],
-        };
-        let mirrors = http.mirrors.iter().map(|mirror| &mirror.destination.host);
-        forward
-            .iter()
-            .filter_map(|to| to.destination.as_ref())
-            .map(|to| &to.host)
-            .chain(mirrors)
+        let backends = http.backends().iter().filter_map(|to| to.destination.as_ref());
+        backends.map(|to| &to.host)
     });
-    let tls = route.tls.iter().flat_map(|tls| tls.destinations.iter());
-    let tcp = route.tcp.iter().flat_map(|tcp| tcp.destinations.iter());
-    http.chain(
-        tls.chain(tcp)
-            .filter_map(|to| to.destination.as_ref())
-            .map(|to| &to.host),
-    )
+    http.chain(destinations_besides(route))
+}
+
+/// The hosts that it sends to other than by routing requests: copies of them, and bytes.
+pub(crate) fn destinations_besides(route: &VirtualService) -> impl Iterator<Item = &Hostname> {
+    let mirrors = route.http.iter().flat_map(|http| &http.mirrors);
+    let tls = route.tls.iter().flat_map(|tls| &tls.destinations);
+    let bytes = tls.chain(route.tcp.iter().flat_map(|tcp| &tcp.destinations));
+    mirrors
+        .map(|mirror| &mirror.destination.host)
+        .chain(bytes.filter_map(|to| to.destination.as_ref()).map(|to| &to.host))
 }
 
 /// Which service a host means where several define it: Kubernetes' own, then one of the caller's namespace, then the oldest.

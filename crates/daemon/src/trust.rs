@@ -47,13 +47,7 @@ pub(crate) fn open(config: &Config, metrics: &Metrics, supervisor: &Supervisor) 
     } else {
         RootSource::SelfSigned(config.data_dir.join("ca"))
     };
-    let ca = ca(
-        config,
-        config.trust_domain.clone(),
-        &TrustBundle::default(),
-        &TrustBundle::default(),
-        source,
-    )?;
+    let ca = ca(config, &MeshTrust::of(config.trust_domain.clone()), source)?;
     let authority = CertificateAuthority::open(ca, Arc::clone(&clock), metrics.registry())?;
 
     let own = TokenIssuer::open_or_create(&config.data_dir.join("tokens"))?;
@@ -85,7 +79,7 @@ pub(crate) async fn open_in_cluster(
 ) -> Result<Trust> {
     let clock: lateen_ca::Clock = Arc::new(SystemTime::now);
     let registry = metrics.registry();
-    let ca = |source| ca(config, mesh.domain.clone(), &mesh.trusted, &mesh.signers, source);
+    let ca = |source| ca(config, &mesh, source);
     let authority = if config.cacerts.join("ca-cert.pem").is_file() {
         let source = RootSource::PluggedIn(config.cacerts.clone());
         CertificateAuthority::open(ca(source)?, Arc::clone(&clock), registry)?
@@ -128,14 +122,7 @@ pub(crate) async fn open_in_cluster(
     })
 }
 
-/// `trusted` are roots of other authorities, `signers` those of the cluster's signers.
-fn ca(
-    config: &Config,
-    domain: TrustDomain,
-    trusted: &TrustBundle,
-    signers: &TrustBundle,
-    source: RootSource,
-) -> Result<CaConfig> {
+fn ca(config: &Config, mesh: &MeshTrust, source: RootSource) -> Result<CaConfig> {
     let mut names = control_plane_names(&config.namespace, config.revision.as_deref());
     // Agents of the embedded mode reach the control plane on the machine itself.
     names.extend(
@@ -143,9 +130,9 @@ fn ca(
             .iter()
             .filter_map(|name| Hostname::new(name).ok()),
     );
-    let mut also_trusted = trusted.clone();
+    let mut also_trusted = mesh.trusted.clone();
     if config.external_ca == Some(ExternalCa::KubernetesApi) {
-        add(&mut also_trusted, signers);
+        add(&mut also_trusted, &mesh.signers);
         let path = &config.external_roots;
         let of = || format!("--external-roots {}", path.display());
         match std::fs::read(path) {
@@ -153,7 +140,7 @@ fn ca(
                 add(&mut also_trusted, &TrustBundle::parse_pem(&pem).with_context(of)?);
             }
             // The mesh's settings may name them.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !signers.roots().is_empty() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !mesh.signers.roots().is_empty() => {}
             Err(error) => return Err(error).with_context(of),
         }
     }
@@ -162,7 +149,7 @@ fn ca(
         max_ttl: config.max_workload_cert_ttl,
         serving_names: names,
         also_trusted,
-        ..CaConfig::new(domain, source)
+        ..CaConfig::new(mesh.domain.clone(), source)
     })
 }
 
@@ -208,6 +195,16 @@ pub(crate) struct MeshTrust {
 }
 
 impl MeshTrust {
+    /// A trust domain, and nothing besides.
+    fn of(domain: TrustDomain) -> Self {
+        Self {
+            domain,
+            aliases: Vec::new(),
+            trusted: TrustBundle::default(),
+            signers: TrustBundle::default(),
+        }
+    }
+
     /// Reads it; what it does not name is as `config` has it.
     pub(crate) async fn read(config: &Config, client: Client) -> Result<Self> {
         let name = crate::pipeline::settings(config)?.config_map;
@@ -222,10 +219,8 @@ impl MeshTrust {
         let list = |name: &str| mesh[name].as_array().into_iter().flatten();
         let aliases = list("trustDomainAliases").filter_map(|alias| TrustDomain::new(alias.as_str()?).ok());
         let mut trust = Self {
-            domain,
             aliases: aliases.collect(),
-            trusted: TrustBundle::default(),
-            signers: TrustBundle::default(),
+            ..Self::of(domain)
         };
         for (at, entry) in list("caCertificates").enumerate() {
             trust

@@ -369,6 +369,16 @@ pub struct HttpRoute {
     pub cors: Option<Cors>,
 }
 
+impl HttpRoute {
+    /// Where it forwards to; nowhere if it answers by itself.
+    pub fn backends(&self) -> &[WeightedDestination] {
+        match &self.action {
+            HttpAction::Forward(to) => to,
+            _ => &[],
+        }
+    }
+}
+
 /// What connections a layer-4 match speaks of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct L4Match {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lateen_model::destination::{H2Upgrade, LbPolicy, SimpleLb, Subset, TrafficPolicy};
 use lateen_model::gateway::ServerTlsMode;
 use lateen_model::proxy::ProxyKind;
-use lateen_model::route::HttpAction;
+use lateen_model::route::{HttpRoute, VirtualService};
 use lateen_model::service::{Port, Protocol, Registry, Resolution};
 use lateen_model::{Service, Shared, Snapshot};
 use lateen_names::Hostname;
@@ -107,7 +107,7 @@ pub(crate) fn outbound<'a>(
                     })
                     .flat_map(move |port| {
                         let mut listed = of_port(snapshot, scope, facts, (service, port, sni_dnat));
-                        if grpc.contains(&(service.host.clone(), port.number)) {
+                        if grpc.contains(&(&service.host, port.number)) {
                             listed.iter_mut().for_each(speak_http2);
                         }
                         listed
@@ -236,11 +236,7 @@ fn wanted_by_gateway(snapshot: &Snapshot, facts: &OutboundFacts) -> Option<Vec<H
     if facts.kind != ProxyKind::Router || !snapshot.mesh.feature("PILOT_FILTER_GATEWAY_CLUSTER_CONFIG", false) {
         return None;
     }
-    let bound = snapshot
-        .virtual_services
-        .values()
-        .filter(|route| route.gateways.iter().any(|gateway| binds(gateway, &facts.gateways)));
-    let routed = bound.flat_map(|route| crate::scope::destinations(route).cloned());
+    let routed = bound(snapshot, facts).flat_map(|route| crate::scope::destinations(route).cloned());
     let provided = snapshot.mesh.providers.iter().filter_map(|provider| {
         let config: serde_json::Value = serde_json::from_str(&provider.config).ok()?;
         let service = config.get("service")?.as_str()?;
@@ -250,23 +246,20 @@ fn wanted_by_gateway(snapshot: &Snapshot, facts: &OutboundFacts) -> Option<Vec<H
 }
 
 /// Where GRPCRoutes of a gateway lead. A gateway does not sniff: what a port speaks whose service does not say, they say.
-fn grpc_backends(snapshot: &Snapshot, facts: &OutboundFacts) -> BTreeSet<(Hostname, u16)> {
+fn grpc_backends<'a>(snapshot: &'a Snapshot, facts: &OutboundFacts) -> BTreeSet<(&'a Hostname, u16)> {
     if facts.kind != ProxyKind::Router {
         return BTreeSet::new();
     }
-    let bound = snapshot
-        .virtual_services
-        .values()
-        .filter(|route| route.gateways.iter().any(|gateway| binds(gateway, &facts.gateways)));
-    let routes = bound.flat_map(|route| &route.http).filter(|route| route.grpc);
-    let backends = routes.flat_map(|route| match &route.action {
-        HttpAction::Forward(to) => to.as_slice(),
-        _ => &[],
-    });
+    let routes = bound(snapshot, facts).flat_map(|route| &route.http);
+    let backends = routes.filter(|route| route.grpc).flat_map(HttpRoute::backends);
     let destinations = backends.filter_map(|to| to.destination.as_ref());
-    destinations
-        .filter_map(|to| Some((to.host.clone(), to.port?)))
-        .collect()
+    destinations.filter_map(|to| Some((&to.host, to.port?))).collect()
+}
+
+/// VirtualServices that are for a gateway's proxies.
+fn bound<'a>(snapshot: &'a Snapshot, facts: &OutboundFacts) -> impl Iterator<Item = &'a Shared<VirtualService>> {
+    let routes = snapshot.virtual_services.values();
+    routes.filter(|route| route.gateways.iter().any(|gateway| binds(gateway, &facts.gateways)))
 }
 
 /// HTTP/2, where nobody says anything else.

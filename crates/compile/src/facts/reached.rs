@@ -8,6 +8,7 @@ use lateen_names::Hostname;
 use serde_json::Value;
 
 use crate::listener::security::host_of;
+use crate::scope::destinations_besides;
 
 /// Hosts of mirrors and of routes for bytes, of providers (tracing, access logs, authorization), and of keys for tokens.
 /// Empty where no namespace asks for clusters on demand.
@@ -16,13 +17,8 @@ pub(super) fn hosts(snapshot: &Snapshot) -> BTreeSet<Hostname> {
     if snapshot.on_demand().next().is_none() {
         return all;
     }
-    for route in snapshot.virtual_services.values() {
-        let mirrors = route.http.iter().flat_map(|http| &http.mirrors);
-        all.extend(mirrors.map(|mirror| mirror.destination.host.clone()));
-        let tls = route.tls.iter().flat_map(|tls| &tls.destinations);
-        let bytes = tls.chain(route.tcp.iter().flat_map(|tcp| &tcp.destinations));
-        all.extend(bytes.filter_map(|to| Some(to.destination.as_ref()?.host.clone())));
-    }
+    let routes = snapshot.virtual_services.values();
+    all.extend(routes.flat_map(|route| destinations_besides(route)).cloned());
     for provider in &snapshot.mesh.providers {
         if let Ok(config) = serde_json::from_str(&provider.config) {
             services(&config, &mut all);

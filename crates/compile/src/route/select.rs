@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lateen_model::destination::{HashKey, LbPolicy, LoadBalancer, TrafficPolicy};
 use lateen_model::proxy::ProxyKind;
-use lateen_model::route::{Destination, GatewayRef, HttpAction, HttpRoute, SourceMatch, VirtualService};
+use lateen_model::route::{Destination, GatewayRef, HttpRoute, SourceMatch, VirtualService};
 use lateen_model::{Service, Shared};
 
 use crate::facts::OutboundFacts;
@@ -106,14 +106,8 @@ pub(crate) fn source_applies(source: &SourceMatch, gateways: &[GatewayRef], fact
 }
 
 fn destinations_of(route: &HttpRoute) -> impl Iterator<Item = &Destination> {
-    let forward = match &route.action {
-        HttpAction::Forward(to) => to.as_slice(),
-        _ => &[],
-    };
-    forward
-        .iter()
-        .filter_map(|to| to.destination.as_ref())
-        .chain(route.mirrors.iter().map(|mirror| &mirror.destination))
+    let backends = route.backends().iter().filter_map(|to| to.destination.as_ref());
+    backends.chain(route.mirrors.iter().map(|mirror| &mirror.destination))
 }
 
 /// On a port of a sidecar a destination without port means that port, whatever ports its service has: services are looked

@@ -209,14 +209,6 @@ impl Held {
         self.exceptions = BTreeMap::new();
     }
 
-    /// The proxy took everything up to `set`, and there are no exceptions.
-    pub(super) fn take_all(&mut self, set: ResourceSet) -> bool {
-        if self.exceptions.is_empty() {
-            self.base = set;
-        }
-        self.exceptions.is_empty()
-    }
-
     /// Describes the same against another shared set.
     pub(super) fn rebase(&mut self, base: &ResourceSet) {
         if self.base.is_same(base) {
@@ -279,7 +271,7 @@ mod tests {
             set(&[("b", "2"), ("c", "1"), ("d", "1")]),
         );
         let mut held = Held::default();
-        assert!(held.take_all(one.clone()));
+        held.become_all(one.clone());
         held.set(
             &Arc::from("c"),
             Entry {

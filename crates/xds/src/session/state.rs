@@ -420,9 +420,12 @@ impl TypeState {
         let content = content
             .filter(|_| !batch.complete)
             .map(|resources| resources.iter().cloned().collect());
-        let exact = content.is_none() && self.held.is_only_behind(batch.changes.len(), target, self.wildcard);
-        let everything = batch.changes.len() == target.len() && batch.changes.iter().all(|c| c.resource.is_some());
-        let brings = if everything && content.is_none() && self.held.is_only_asked(target.len(), self.wildcard) {
+        let all_asked = batch.changes.len() == target.len()
+            && batch.changes.iter().all(|c| c.resource.is_some())
+            && self.held.is_only_asked(target.len(), self.wildcard);
+        let exact =
+            content.is_none() && (all_asked || self.held.is_only_behind(batch.changes.len(), target, self.wildcard));
+        let brings = if exact && all_asked {
             Brings::Target
         } else {
             let listed = |c: &Change| (Arc::clone(&c.name), c.resource.as_ref().map(|r| r.hash));
@@ -449,13 +452,8 @@ impl TypeState {
     pub(super) fn acked(&mut self, outstanding: &Outstanding) {
         self.dirty = true;
         self.known = true;
-        if outstanding.superseded.is_empty() {
-            if outstanding.exact || matches!(outstanding.brings, Brings::Target) {
-                return self.held.become_all(outstanding.target.clone());
-            }
-            if outstanding.complete && self.wildcard && self.held.take_all(outstanding.target.clone()) {
-                return;
-            }
+        if outstanding.exact && outstanding.superseded.is_empty() {
+            return self.held.become_all(outstanding.target.clone());
         }
         self.took(outstanding.changes(), outstanding);
     }
