@@ -15,6 +15,7 @@ use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use crate::facts::{Classes, Family};
 use crate::listener::plan;
+use crate::listener::security::upstream_hosts;
 use crate::scope::destinations;
 
 /// See the module.
@@ -30,8 +31,8 @@ pub struct Changes {
     services: BTreeSet<Hostname>,
     /// Hosts whose endpoints differ.
     endpoints: BTreeSet<Hostname>,
-    /// Whether endpoints differ by which listeners are planned.
-    planned_endpoints: bool,
+    /// Hosts whose endpoints differ by which listeners are planned.
+    planned_endpoints: BTreeSet<Hostname>,
     /// Whether endpoints differ whose names proxies resolve.
     named_endpoints: bool,
     /// Whether some DestinationRule differs.
@@ -41,8 +42,11 @@ pub struct Changes {
     /// Whether some VirtualService differs, and whether in more than routes of HTTP.
     routes: bool,
     l4_routes: bool,
-    /// Hosts of VirtualServices that differ, or that lead to where rules differ; may be wildcards.
+    /// Hosts toward which routes may differ: those of VirtualServices that differ, or that lead to where services or rules
+    /// do, and those of such services; may be wildcards.
     routed: BTreeSet<Hostname>,
+    /// Whether there is or is no longer a service that policies send requests to.
+    upstreams: bool,
     peers: bool,
     gateways: bool,
     credentials: bool,
@@ -102,19 +106,28 @@ impl Changes {
             || changes.gateways
             || !changes.policies.is_empty()
             || !changes.telemetries.is_empty();
+        let mut came_or_went: BTreeSet<&Hostname> = BTreeSet::new();
         for change in new.services.diff(&old.services) {
             changes.services.insert(change.key().host.clone());
-            if let Change::Updated(_, old, new) = &change {
+            match &change {
                 // Facts tell whether a proxy is an endpoint of a headless service.
-                changes.classing |= old.is_headless() != new.is_headless();
+                Change::Updated(_, old, new) => changes.classing |= old.is_headless() != new.is_headless(),
+                Change::Added(_, service) | Change::Removed(_, service) => {
+                    came_or_went.insert(&service.host);
+                }
             }
+        }
+        if !came_or_went.is_empty() {
+            changes.upstreams = upstream_hosts(new).any(|host| came_or_went.contains(&host));
         }
         for change in new.endpoints.diff(&old.endpoints) {
             let key = change.key();
             changes.endpoints.insert(key.host.clone());
             for services in [&old.services, &new.services] {
                 if let Some(service) = services.get(key) {
-                    changes.planned_endpoints |= plans_by_endpoints(service);
+                    if plans_by_endpoints(service) {
+                        changes.planned_endpoints.insert(key.host.clone());
+                    }
                     changes.named_endpoints |=
                         matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
                 }
@@ -133,12 +146,15 @@ impl Changes {
                 changes.routed.extend(route.hosts.iter().cloned());
             }
         }
-        if changes.rules {
-            let leads = |route: &&Shared<VirtualService>| destinations(route).any(|host| changes.ruled.contains(host));
+        if changes.rules || changes.services() {
+            let differs = |host: &Hostname| changes.ruled.contains(host) || changes.services.contains(host);
+            let leads = |route: &&Shared<VirtualService>| destinations(route).any(differs);
             let led: Vec<_> = new.virtual_services.values().filter(leads).collect();
             let hosts = led.into_iter().flat_map(|route| route.hosts.iter().cloned());
             changes.routed.extend(hosts);
-            changes.routed.extend(changes.ruled.iter().cloned());
+        }
+        for hosts in [&changes.ruled, &changes.services, &changes.planned_endpoints] {
+            changes.routed.extend(hosts.iter().cloned());
         }
         let called = [&changes.services, &changes.endpoints, &changes.ruled];
         changes.called = called.into_iter().flatten().cloned().collect();
@@ -176,14 +192,29 @@ impl Changes {
             || (!self.workloads.is_empty() && is_pod())
     }
 
-    /// Whether the services that classes see, and what follows from these alone, are the same.
-    pub fn leave_services(&self) -> bool {
-        !(self.everything || self.services() || self.planned_endpoints)
+    /// Whether other listeners for calls may be planned.
+    pub(crate) fn plan_listeners(&self) -> bool {
+        self.everything || self.services() || self.plans()
+    }
+
+    /// Whether listeners for calls may hold other things.
+    pub(crate) fn make_listeners(&self) -> bool {
+        self.everything || self.listened()
+    }
+
+    /// Whether routes of sidecars may differ.
+    pub(crate) fn make_routes(&self) -> bool {
+        self.everything || !self.routed.is_empty()
     }
 
     /// Whether what a class sees of the mesh has to be worked out anew.
     pub fn scopes(&self) -> bool {
-        self.everything || self.services() || self.routes || self.rules || self.planned_endpoints
+        self.everything || self.services() || self.routes || self.rules || self.plans()
+    }
+
+    /// Whether listeners come or go with endpoints.
+    fn plans(&self) -> bool {
+        !self.planned_endpoints.is_empty()
     }
 
     pub(crate) fn services(&self) -> bool {
@@ -223,16 +254,11 @@ impl Changes {
                 Family::OutboundListeners => {
                     let policies = self.peers || !self.policies.is_empty();
                     let telemetry = out.telemetries.iter().any(|key| self.telemetries.contains(key));
-                    self.services()
-                        || self.rules
-                        || self.l4_routes
-                        || self.planned_endpoints
-                        || telemetry
-                        || (router && (called || policies))
+                    let patched = !out.envoy_filters.is_empty();
+                    telemetry || (router && (called || policies)) || ((narrowed || patched) && self.listened())
                 }
                 Family::Routes | Family::VirtualHosts => {
-                    let whole = self.services() || self.planned_endpoints || narrowed;
-                    (whole || !out.capabilities.virtual_hosts) && (called || self.planned_endpoints)
+                    (narrowed || !out.capabilities.virtual_hosts) && (called || self.plans())
                 }
                 Family::InboundClusters | Family::InboundListeners => return self.inbound(family, classes),
                 Family::Secrets => self.rules || self.gateways || self.credentials,
@@ -247,6 +273,7 @@ impl Changes {
         let hosts = match family {
             Family::OutboundClusters | Family::OnDemandClusters | Family::Endpoints => &self.called,
             Family::Routes | Family::VirtualHosts => &self.routed,
+            Family::OutboundListeners if self.listened() => &self.routed,
             _ => return Anew::Nothing,
         };
         if hosts.is_empty() {
@@ -254,6 +281,11 @@ impl Changes {
         } else {
             Anew::Hosts(hosts)
         }
+    }
+
+    /// Whether listeners for calls may differ.
+    fn listened(&self) -> bool {
+        self.services() || self.rules || self.l4_routes || self.plans()
     }
 
     fn inbound(&self, family: Family, classes: &Classes) -> Anew<'_> {
@@ -269,12 +301,10 @@ impl Changes {
         let asked = policies.request.iter().chain(&policies.authorization);
         let anew = match family {
             Family::InboundClusters => here(&self.services) || here(&self.ruled),
-            // Policies may send requests to providers, which are services.
             _ => {
-                let provided =
-                    self.services() && policies.authorization.iter().chain(&policies.request).next().is_some();
+                let asks = policies.authorization.iter().chain(&policies.request).next().is_some();
                 self.peers
-                    || provided
+                    || (self.upstreams && asks)
                     || here(&self.services)
                     || here(&self.ruled)
                     || asked.clone().any(|key| self.policies.contains(key))

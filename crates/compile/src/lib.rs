@@ -36,7 +36,7 @@ pub use built::{Built, Resource};
 pub use changes::{Anew, Changes};
 pub use facts::{Classes, Family};
 pub use listener::security::key_sources;
-pub use scope::Scope;
+pub use scope::{Scope, Sight};
 pub use survey::Survey;
 
 /// What one resource is made of. Two equal inputs build equal bytes, in any process.
@@ -114,65 +114,57 @@ pub fn select(family: Family, snapshot: &Snapshot, scope: &Scope, classes: &Clas
     envoyfilter::patch(family, snapshot, classes, inputs)
 }
 
-/// Lists of a family what belongs to some hosts; `None` where hosts cannot be looked at by themselves. Patches do not come
-/// into it: who has any selects all.
-pub fn select_hosts(
-    family: Family,
-    snapshot: &Snapshot,
-    scope: &Scope,
-    classes: &Classes,
-    hosts: &BTreeSet<Hostname>,
-) -> Option<Vec<Input>> {
-    let inputs = match family {
-        Family::OutboundClusters => wrap(
-            cluster::outbound_to(snapshot, scope, &classes.outbound, hosts),
-            Input::Cluster,
-        ),
-        Family::OnDemandClusters => wrap(
-            cluster::on_demand(snapshot, scope, &classes.outbound, Some(hosts)),
-            Input::Cluster,
-        ),
-        Family::Endpoints => wrap(
-            endpoint::select(snapshot, scope, &classes.endpoints, Some(hosts)),
-            Input::Endpoints,
-        ),
-        Family::Routes => wrap(
-            route::select_hosts(snapshot, scope, &classes.outbound, hosts)?.0,
-            Input::Routes,
-        ),
-        Family::VirtualHosts => wrap(
-            route::select_hosts(snapshot, scope, &classes.outbound, hosts)?.1,
-            Input::VirtualHost,
-        ),
-        _ => return None,
-    };
-    Some(inputs)
+/// What of a family is to be replaced.
+#[derive(Debug, Default)]
+pub struct Replaced {
+    /// The names that resources may have had; those that are made again stay.
+    pub gone: BTreeSet<String>,
+    /// What there is to build in their place.
+    pub inputs: Vec<Input>,
 }
 
-/// The names that resources of some hosts may have, whether all of them are there or not; `None` as with
-/// [`select_hosts`].
-pub fn names_of_hosts(
+/// What of a family is replaced where only what belongs to some hosts differs from what a class saw before; `None` where hosts
+/// cannot be looked at by themselves. Patches do not come into it: who has any selects all.
+pub fn replaced(
     family: Family,
-    snapshot: &Snapshot,
-    scope: &Scope,
+    before: Sight<'_>,
+    now: Sight<'_>,
     classes: &Classes,
     hosts: &BTreeSet<Hostname>,
-) -> Option<BTreeSet<String>> {
-    match family {
+) -> Option<Replaced> {
+    let out = &classes.outbound;
+    let (gone, inputs) = match family {
         Family::OutboundClusters | Family::OnDemandClusters | Family::Endpoints => {
-            let listed = cluster::list::outbound(snapshot, scope, &classes.outbound, Some(hosts));
-            Some(listed.map(|listed| listed.name()).collect())
+            let listed = cluster::list::outbound(before.snapshot, before.scope, out, Some(hosts));
+            let gone = listed.map(|listed| listed.name()).collect();
+            let Sight { snapshot, scope } = now;
+            let inputs = match family {
+                Family::OutboundClusters => wrap(cluster::outbound_to(snapshot, scope, out, hosts), Input::Cluster),
+                Family::OnDemandClusters => wrap(cluster::on_demand(snapshot, scope, out, Some(hosts)), Input::Cluster),
+                _ => wrap(
+                    endpoint::select(snapshot, scope, &classes.endpoints, Some(hosts)),
+                    Input::Endpoints,
+                ),
+            };
+            (gone, inputs)
         }
         Family::Routes => {
-            let (tables, _) = route::select_hosts(snapshot, scope, &classes.outbound, hosts)?;
-            Some(tables.iter().map(|table| table.name.to_string()).collect())
+            let route::Replaced { gone, made } = route::replaced(before, now, out, hosts)?;
+            let gone = gone.0.iter().map(|table| table.name.to_string()).collect();
+            (gone, wrap(made.0, Input::Routes))
         }
         Family::VirtualHosts => {
-            let (_, hosts) = route::select_hosts(snapshot, scope, &classes.outbound, hosts)?;
-            Some(hosts.iter().map(route::HostInput::name).collect())
+            let route::Replaced { gone, made } = route::replaced(before, now, out, hosts)?;
+            let gone = gone.1.iter().map(route::HostInput::name).collect();
+            (gone, wrap(made.1, Input::VirtualHost))
         }
-        _ => None,
-    }
+        Family::OutboundListeners => {
+            let (gone, inputs) = listener::replaced(before, now, &classes.listeners, hosts)?;
+            (gone, wrap(inputs, Input::Listener))
+        }
+        _ => return None,
+    };
+    Some(Replaced { gone, inputs })
 }
 
 fn wrap<T>(inputs: Vec<T>, variant: fn(T) -> Input) -> Vec<Input> {

@@ -14,20 +14,23 @@ mod telemetry;
 mod tls;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_model::mesh::{Mesh, ProxyConfig};
 use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
 use lateen_model::{Shared, Snapshot};
-use lateen_names::ObjectRef;
+use lateen_names::{Hostname, ObjectRef};
 use lateen_proto::envoy::config::listener::v3 as pb;
 
 use crate::Scope;
 use crate::built::{Built, Resource};
 use crate::extension::Extensions;
-use crate::facts::{InboundFacts, ListenerFacts, TelemetryFacts};
+use crate::facts::{InboundFacts, ListenerFacts, OutboundFacts, TelemetryFacts};
+use crate::scope::Sight;
 
 pub(crate) use hcm::http_filter;
+use plan::Planned;
 pub(crate) use telemetry::Side;
 pub use telemetry::TelemetryInput;
 
@@ -57,8 +60,17 @@ pub(crate) struct Common {
 }
 
 /// What the listeners of a class hold, whoever's they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed(Arc<[Shared<Kind>]>);
+
+/// What of these differs from what was before.
 #[derive(Debug)]
-pub(crate) struct Listed(Vec<Shared<Kind>>);
+pub(crate) struct Changed {
+    /// Names of those that are there no longer.
+    gone: BTreeSet<String>,
+    /// Those that are new or differ.
+    kinds: Vec<Shared<Kind>>,
+}
 
 /// What a listener is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -89,6 +101,85 @@ impl Input {
 
 /// Lists the listeners for calls of a sidecar, or all listeners of a gateway.
 pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Vec<Input> {
+    inputs(snapshot, facts, &kinds(snapshot, scope, facts))
+}
+
+/// The names of the listeners for calls that a sidecar has no longer, and those that differ, where only what belongs to these
+/// hosts differs; `None` where they cannot be looked at by themselves.
+pub(crate) fn replaced(
+    before: Sight<'_>,
+    now: Sight<'_>,
+    facts: &ListenerFacts,
+    hosts: &BTreeSet<Hostname>,
+) -> Option<(BTreeSet<String>, Vec<Input>)> {
+    let out = &facts.outbound;
+    // The listener of the proxy protocol may have the address of one that is planned.
+    if out.kind != ProxyKind::Sidecar || !facts.addresses.is_empty() || out.options.http_proxy_port.is_some() {
+        return None;
+    }
+    let changed = now.scope.changed_listeners.get_or_init(|| {
+        let (changed, listed) = changed(before, now, out, hosts)?;
+        let _ = now.scope.listeners.set(Listed(listed.into()));
+        Some(changed)
+    });
+    let Changed { gone, kinds } = changed.as_ref()?;
+    let inputs = match kinds.as_slice() {
+        [] => Vec::new(),
+        kinds => inputs(now.snapshot, facts, kinds),
+    };
+    Some((gone.clone(), inputs))
+}
+
+/// What differs of a class's listeners, and all of them.
+fn changed(
+    before: Sight<'_>,
+    now: Sight<'_>,
+    facts: &OutboundFacts,
+    hosts: &BTreeSet<Hostname>,
+) -> Option<(Changed, Vec<Shared<Kind>>)> {
+    let narrowed = |sight: Sight<'_>| sight.scope.egress.iter().any(|entry| entry.egress.is_some());
+    // Hosts that are resolved as they are asked for concern all listeners of their port.
+    let resolved = |sight: Sight<'_>| {
+        let mut services = hosts.iter().filter_map(|host| sight.scope.service(host));
+        services.any(|service| service.is_resolved_on_demand())
+    };
+    if [before, now]
+        .into_iter()
+        .any(|sight| narrowed(sight) || resolved(sight))
+    {
+        return None;
+    }
+    let (planned, Listed(kinds)) = (before.scope.planned.get()?, before.scope.listeners.get()?);
+    let mut old = planned.iter().zip(kinds.iter()).peekable();
+    let concerns = |planned: &Planned| {
+        planned
+            .tcp
+            .iter()
+            .any(|tcp| hosts.iter().any(|host| host.matches(&tcp.service.host)))
+    };
+    let (mut gone, mut made, mut listed) = (BTreeSet::new(), Vec::new(), Vec::new());
+    for planned in plan::of_class(now.snapshot, now.scope, facts, &[]).iter() {
+        while let Some((left, _)) = old.next_if(|(old, _)| old.place() < planned.place()) {
+            gone.insert(outbound::name_of(left));
+        }
+        let same = old.next_if(|(old, _)| old.place() == planned.place());
+        let kind = match same {
+            Some((old, kind)) if old == planned && !concerns(planned) => kind.clone(),
+            _ => {
+                let kind = Shared::new(Kind::Outbound(outbound::of(planned, now, facts)));
+                made.push(kind.clone());
+                kind
+            }
+        };
+        listed.push(kind);
+    }
+    gone.extend(old.map(|(left, _)| outbound::name_of(left)));
+    // What follows does not depend on services.
+    listed.extend(kinds.iter().skip(planned.len()).cloned());
+    Some((Changed { gone, kinds: made }, listed))
+}
+
+fn inputs(snapshot: &Snapshot, facts: &ListenerFacts, kinds: &[Shared<Kind>]) -> Vec<Input> {
     let out = &facts.outbound;
     let common = Common {
         mesh: snapshot.mesh.clone(),
@@ -109,7 +200,6 @@ pub fn outbound(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Ve
         ..common.clone()
     });
     let common = Shared::new(common);
-    let kinds = kinds(snapshot, scope, facts);
     kinds
         .iter()
         .map(|kind| Input {
@@ -141,7 +231,7 @@ fn kinds<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &ListenerFacts) -> Co
         all.into_iter().map(Shared::new).collect()
     };
     if facts.addresses.is_empty() && out.kind == ProxyKind::Sidecar {
-        Cow::Borrowed(&scope.listeners.get_or_init(|| Listed(list())).0)
+        Cow::Borrowed(&scope.listeners.get_or_init(|| Listed(list().into())).0)
     } else {
         Cow::Owned(list())
     }

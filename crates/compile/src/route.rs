@@ -21,13 +21,14 @@ use lateen_proto::envoy::config::route::v3 as pb;
 use crate::Scope;
 use crate::built::{Built, Resource};
 use crate::facts::OutboundFacts;
+use crate::scope::Sight;
 
 pub(crate) use gateway::{common_hosts, exported_routes};
 pub(crate) use http::inbound_route;
 pub use http::{RouteOrigin, Routes, VirtualHost};
 pub use select::{Resolved, RouteSource};
 pub(crate) use select::{resolve, source_applies};
-pub(crate) use sidecar::{Tables, outbound_policy};
+pub(crate) use sidecar::{Replaced, Tables, outbound_policy};
 
 /// Istio raises Envoy's limit for bodies of direct responses to one mebibyte.
 const MAX_DIRECT_BODY: u32 = 1024 * 1024;
@@ -120,16 +121,16 @@ pub(crate) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFa
     }
 }
 
-/// What of a class's tables, and of the virtual hosts that come one by one, belongs to some hosts; `None` where hosts may
-/// not be looked at by themselves.
-pub(crate) fn select_hosts(
-    snapshot: &Snapshot,
-    scope: &Scope,
+/// What of a class's tables, and of the virtual hosts that come one by one, is replaced where only these hosts differ; `None`
+/// where hosts may not be looked at by themselves.
+pub(crate) fn replaced(
+    before: Sight<'_>,
+    now: Sight<'_>,
     facts: &OutboundFacts,
     hosts: &BTreeSet<Hostname>,
-) -> Option<(Vec<Input>, Vec<HostInput>)> {
+) -> Option<Replaced> {
     sidecar::is_split(facts)
-        .then(|| sidecar::some_hosts(snapshot, scope, facts, hosts))
+        .then(|| sidecar::replaced(before, now, facts, hosts))
         .flatten()
 }
 

@@ -2,7 +2,8 @@
 
 mod rules;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lateen_model::proxy::ProxyKind;
@@ -12,6 +13,7 @@ use lateen_model::sidecar::{Egress, EgressHost, EgressNamespace, Sidecar};
 use lateen_model::{ExportTo, Service, Shared, Snapshot};
 use lateen_names::{Hostname, Namespace};
 
+use crate::changes::Changes;
 use crate::facts::OutboundFacts;
 use crate::listener;
 use crate::listener::plan::Planned;
@@ -41,6 +43,8 @@ pub struct Scope {
     /// All services of all entries, oldest first, each host once per namespace.
     pub services: Vec<Shared<Service>>,
     by_host: HashMap<Hostname, usize>,
+    /// Hosts that several services have.
+    several: HashSet<Hostname>,
     rules: Arc<Rules>,
     /// The rules that hold for the callers' namespace whatever selects single workloads.
     pub(crate) common_rules: Arc<Rules>,
@@ -48,10 +52,24 @@ pub struct Scope {
     pub(crate) planned: OnceLock<Arc<[Planned]>>,
     /// What these listeners hold.
     pub(crate) listeners: OnceLock<listener::Listed>,
+    /// What of these differs from what was before, where that is known.
+    pub(crate) changed_listeners: OnceLock<Option<listener::Changed>>,
     /// Its route tables, until they are forgotten.
     pub(crate) tables: Mutex<Option<Arc<Tables>>>,
-    /// Whether their virtual hosts are apart.
-    pub(crate) apart: OnceLock<bool>,
+    /// How many virtual hosts its shared tables have, where no two of them want one domain; empty where two do.
+    pub(crate) counts: OnceLock<Option<Counts>>,
+}
+
+/// How many virtual hosts there are, by route table.
+pub(crate) type Counts = BTreeMap<Arc<str>, usize>;
+
+/// What a class saw of one snapshot.
+#[derive(Clone, Copy)]
+pub struct Sight<'a> {
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// What it saw.
+    pub scope: &'a Scope,
 }
 
 impl Scope {
@@ -85,7 +103,7 @@ impl Scope {
             (Some(sidecar), ProxyKind::Sidecar) if !sidecar.egress.is_empty() => union(&egress, &visible),
             _ => visible,
         };
-        let by_host = by_host(&services, &facts.namespace);
+        let (by_host, several) = by_host(&services, &facts.namespace);
         let common_rules = survey.rules(snapshot, &facts.namespace);
         let rules = match facts.kind {
             ProxyKind::Sidecar if !facts.rules.is_empty() => {
@@ -97,23 +115,34 @@ impl Scope {
             sidecar,
             egress,
             by_host,
+            several,
             rules,
             common_rules,
             services,
             planned: OnceLock::new(),
             listeners: OnceLock::new(),
+            changed_listeners: OnceLock::new(),
             tables: Mutex::default(),
-            apart: OnceLock::new(),
+            counts: OnceLock::new(),
         }
     }
 
-    /// Takes over from the scope before what follows from services and Sidecars alone, where nothing of these differs.
-    pub fn inherit(&self, before: &Self) {
-        if let Some(planned) = before.planned.get() {
+    /// Takes over from the scope before what these changes leave as it is.
+    pub fn inherit(&self, before: &Self, changes: &Changes) {
+        if !changes.plan_listeners()
+            && let Some(planned) = before.planned.get()
+        {
             let _ = self.planned.set(Arc::clone(planned));
         }
-        if let Some(apart) = before.apart.get() {
-            let _ = self.apart.set(*apart);
+        if !changes.make_listeners()
+            && let Some(listeners) = before.listeners.get()
+        {
+            let _ = self.listeners.set(listeners.clone());
+        }
+        if !changes.make_routes()
+            && let Some(counts) = before.counts.get()
+        {
+            let _ = self.counts.set(counts.clone());
         }
     }
 
@@ -125,6 +154,11 @@ impl Scope {
     /// The service that a host name means to this class.
     pub fn service(&self, host: &Hostname) -> Option<&Shared<Service>> {
         self.by_host.get(host).map(|&index| &self.services[index])
+    }
+
+    /// Whether no other service has this host.
+    pub(crate) fn is_single(&self, host: &Hostname) -> bool {
+        !self.several.contains(host)
     }
 
     /// The policy toward a host whose service is defined in `namespace`: see [`Rules::of`].
@@ -252,15 +286,24 @@ pub(crate) fn destinations_besides(route: &VirtualService) -> impl Iterator<Item
         .chain(bytes.filter_map(|to| to.destination.as_ref()).map(|to| &to.host))
 }
 
-/// Which service a host means where several define it: Kubernetes' own, then one of the caller's namespace, then the oldest.
-fn by_host(services: &[Shared<Service>], own: &Namespace) -> HashMap<Hostname, usize> {
-    let mut map: HashMap<Hostname, usize> = HashMap::new();
+/// Which service a host means where several define it: Kubernetes' own, then one of the caller's namespace, then the oldest;
+/// and the hosts that several define.
+fn by_host(services: &[Shared<Service>], own: &Namespace) -> (HashMap<Hostname, usize>, HashSet<Hostname>) {
+    let mut map: HashMap<Hostname, usize> = HashMap::with_capacity(services.len());
+    let mut several = HashSet::new();
     let rank = |service: &Service| (service.registry != Registry::Kubernetes, service.namespace != *own);
     for (index, service) in services.iter().enumerate() {
-        let entry = map.entry(service.host.clone()).or_insert(index);
-        if rank(service) < rank(&services[*entry]) {
-            *entry = index;
+        match map.entry(service.host.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(index);
+            }
+            Entry::Occupied(mut place) => {
+                several.insert(service.host.clone());
+                if rank(service) < rank(&services[*place.get()]) {
+                    place.insert(index);
+                }
+            }
         }
     }
-    map
+    (map, several)
 }

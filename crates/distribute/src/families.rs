@@ -2,12 +2,12 @@
 
 mod memo;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use lateen_compile::facts::{EndpointFacts, ExtensionFacts, InboundFacts, ListenerFacts, OutboundFacts};
-use lateen_compile::{Anew, Changes, Classes, Family, Input, Scope, Survey, names_of_hosts, select, select_hosts};
+use lateen_compile::{Anew, Changes, Classes, Family, Input, Replaced, Scope, Sight, Survey, replaced, select};
 use lateen_model::{Diagnostic, Proxy, Shared, Snapshot, content_hash};
 use lateen_names::ObjectRef;
 use lateen_xds::{Difference, ResourceSet, Wanted};
@@ -281,17 +281,21 @@ impl Families {
         };
         let replaced = match (&anew, &self.before, &seen.before) {
             (Anew::Hosts(hosts), Some(before), Some(scope_before)) => {
-                let gone = names_of_hosts(family, before, scope_before, classes, hosts);
-                gone.zip(select_hosts(family, &now.snapshot, &seen.scope, classes, hosts))
+                let (snapshot, scope) = (&*now.snapshot, &*seen.scope);
+                let before = Sight {
+                    snapshot: before,
+                    scope: scope_before,
+                };
+                replaced(family, before, Sight { snapshot, scope }, classes, hosts)
             }
             _ => None,
         };
         let old = self.sets.remove(&key);
         let before = old.as_ref().map(|held| held.set.clone());
         let held = match (replaced, old) {
-            (Some((gone, inputs)), Some(old)) => {
+            (Some(replaced), Some(old)) => {
                 self.work.by_hosts += 1;
-                self.replace(old, gone, &inputs)
+                self.replace(old, replaced)
             }
             (_, old) => {
                 self.work.whole += 1;
@@ -311,12 +315,15 @@ impl Families {
         set
     }
 
-    /// A set with these inputs' resources instead of those with the names.
-    fn replace(&mut self, old: Held, mut gone: BTreeSet<String>, inputs: &[Input]) -> Held {
+    /// A set with some of its resources replaced.
+    fn replace(&mut self, old: Held, Replaced { mut gone, inputs }: Replaced) -> Held {
+        if gone.is_empty() && inputs.is_empty() {
+            return old;
+        }
         let mut held = Held { selected: None, ..old };
         held.noted
             .retain(|made| made.name.as_ref().is_none_or(|name| !gone.contains(&**name)));
-        for input in inputs {
+        for input in &inputs {
             let (made, resource) = self.memo.build(content_hash(input), input);
             if let Some(resource) = resource {
                 gone.remove(&*resource.name);
@@ -383,9 +390,7 @@ impl Families {
             let before = Arc::clone(&seen.scope);
             if anew {
                 seen.scope = read();
-                if self.changes.leave_services() {
-                    seen.scope.inherit(&before);
-                }
+                seen.scope.inherit(&before, &self.changes);
             }
             seen.before = Some(before);
             seen.generation = generation;

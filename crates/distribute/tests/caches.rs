@@ -199,6 +199,47 @@ fn demands() -> Vec<Arc<Object>> {
     decoded(&text)
 }
 
+/// What shares names, addresses and listeners with the plain mesh's hosts.
+fn neighbours() -> Vec<Arc<Object>> {
+    let entry = |name: &str, host: &str, more: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  hosts: [{host}]\n  {more}\n"
+        )
+    };
+    let service = |name: &str, spec: &str| {
+        format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
+    };
+    let http = "ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC";
+    let any = "ports: [{number: 9000, name: any}]\n  resolution: STATIC";
+    let texts = [
+        entry("short", "s0", http),
+        entry("shorter", "s1.shop", http),
+        entry("same", "s1.shop.svc.cluster.local", http),
+        entry("other", "other.example", &format!("addresses: [10.1.0.1]\n  {http}")),
+        entry("alike", "alike.example", &format!("addresses: [10.1.0.2]\n  {any}")),
+        entry("bytes", "bytes.example", "addresses: [10.1.0.2]\n  ports: [{number: 9000, name: tcp, protocol: TCP}]\n  resolution: STATIC"),
+        entry("every", "\"*.s3.default.svc.cluster.local\"", http),
+        entry("lonely", "lonely.example", "ports: [{number: 8080, name: http, protocol: HTTP}]\n  resolution: STATIC"),
+        service("s3", "{type: ExternalName, externalName: s3.default.svc.cluster.local}"),
+        service("pods", "{clusterIP: None, selector: {app: pods}, ports: [{name: http, port: 80}, {name: tcp, port: 9100}]}"),
+        service("pods", "{clusterIP: None, selector: {app: pods}, ports: [{name: tcp, port: 9000}]}"),
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: pods-x, namespace: shop, \
+         labels: {kubernetes.io/service-name: pods}}\nports: [{name: http, port: 80}, {name: tcp, port: 9100}]\n\
+         endpoints: [{addresses: [10.2.9.1], conditions: {ready: true}}]\n"
+            .to_owned(),
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: unserved, namespace: shop}\nspec:\n  hosts: [lonely.example, s2]\n  http:\n  \
+         - route: [{destination: {host: s2.default.svc.cluster.local}}]\n"
+            .to_owned(),
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: bytes, namespace: default}\nspec:\n  hosts: [bytes.example, s2.default.svc.cluster.local]\n  \
+         tcp:\n  - route: [{destination: {host: s3.default.svc.cluster.local, port: {number: 9000}}}]\n"
+            .to_owned(),
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: elsewhere, namespace: default}\nspec:\n  hosts: [s3.default.svc.cluster.local]\n  \
+         http:\n  - match: [{port: 80, sourceLabels: {app: nobody}}]\n    route: [{destination: {host: s3.default.svc.cluster.local}}]\n"
+            .to_owned(),
+    ];
+    decoded(&texts.concat())
+}
+
 fn decoded(text: &str) -> Vec<Arc<Object>> {
     yaml::documents(text)
         .map(|document| {
@@ -211,31 +252,63 @@ fn decoded(text: &str) -> Vec<Arc<Object>> {
         .collect()
 }
 
+/// Two sidecars that have virtual hosts one by one.
+fn split_sidecars() -> [Proxy; 2] {
+    [("shop", "10.9.0.1"), ("default", "10.9.0.2")].map(|(namespace, address)| {
+        let mut sidecar = proxy(ProxyKind::Sidecar, namespace, address, "r/z", &[("app", "s1")]);
+        sidecar.capabilities.virtual_hosts = true;
+        sidecar
+    })
+}
+
+type Picks = Vec<Vec<(prop::sample::Index, bool)>>;
+
+/// Batches of changes, each of some objects or their deletion.
+fn histories(deletes: f64) -> impl Strategy<Value = Picks> {
+    let pick = (any::<prop::sample::Index>(), prop::bool::weighted(deletes));
+    prop::collection::vec(prop::collection::vec(pick, 1..4), 1..12)
+}
+
+/// Goes through a history, step by step, from a mesh that has the first of these objects.
+fn follow(first: &[Arc<Object>], objects: &[Arc<Object>], history: &Picks) -> Result<(), TestCaseError> {
+    let proxies = split_sidecars();
+    let mut index = Index::new(Settings::new("").unwrap());
+    index.apply(first.iter().map(|object| event(object, false)).collect());
+    let mut families = Families::default();
+    for batch in std::iter::once(&Vec::new()).chain(history) {
+        index.apply(
+            batch
+                .iter()
+                .map(|(which, delete)| event(which.get(objects), *delete))
+                .collect(),
+        );
+        let snapshot = index.publish();
+        families.turn(&snapshot);
+        for proxy in &proxies {
+            prop_assert!(
+                through_caches(&mut families, &snapshot, proxy) == alone(&snapshot, proxy),
+                "{}",
+                proxy.id
+            );
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn hosts_by_themselves_change_no_byte(history in prop::collection::vec(prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.2)), 1..4), 1..12)) {
+    fn hosts_by_themselves_change_no_byte(history in histories(0.2)) {
         let objects = [plain_objects(), demands(), demands()].concat();
-        let proxies: Vec<Proxy> = [("shop", "10.9.0.1"), ("default", "10.9.0.2")]
-            .into_iter()
-            .map(|(namespace, address)| {
-                let mut sidecar = proxy(ProxyKind::Sidecar, namespace, address, "r/z", &[("app", "s1")]);
-                sidecar.capabilities.virtual_hosts = true;
-                sidecar
-            })
-            .collect();
-        let mut index = Index::new(Settings::new("").unwrap());
-        index.apply(objects.iter().map(|object| event(object, false)).collect());
-        let mut families = Families::default();
-        for batch in std::iter::once(Vec::new()).chain(history) {
-            index.apply(batch.iter().map(|(which, delete)| event(which.get(&objects), *delete)).collect());
-            let snapshot = index.publish();
-            families.turn(&snapshot);
-            for proxy in &proxies {
-                prop_assert!(through_caches(&mut families, &snapshot, proxy) == alone(&snapshot, proxy), "{}", proxy.id);
-            }
-        }
+        follow(&objects, &objects, &history)?;
+    }
+
+    #[test]
+    fn hosts_with_something_in_common_change_no_byte(history in histories(0.5)) {
+        let plain = plain_objects();
+        let neighbours = neighbours();
+        follow(&plain, &[plain.clone(), neighbours.clone(), neighbours].concat(), &history)?;
     }
 }
 
@@ -264,8 +337,18 @@ fn what_concerns_a_host_selects_that_host_alone() {
     index.apply(vec![event(older(Kind::VirtualService), false)]);
     assert_eq!(turn(&mut index), (2, 0), "tables and virtual hosts");
     index.apply(vec![event(older(Kind::DestinationRule), false)]);
-    // Secrets and listeners show rules.
-    assert_eq!(turn(&mut index), (4, 2), "a rule");
+    // Secrets show rules, too.
+    assert_eq!(turn(&mut index), (5, 1), "a rule");
+    let older = |kind: Kind| objects.iter().rfind(|object| object.kind() == kind).unwrap();
+    index.apply(vec![event(older(Kind::Service), true)]);
+    // Routes still name it.
+    assert_eq!(turn(&mut index), (3, 2), "a service went that has routes");
+    index.apply(vec![event(older(Kind::VirtualService), true)]);
+    turn(&mut index);
+    index.apply(vec![event(older(Kind::Service), false)]);
+    assert_eq!(turn(&mut index), (5, 0), "a service came");
+    index.apply(vec![event(older(Kind::Service), true)]);
+    assert_eq!(turn(&mut index), (5, 0), "a service went");
 }
 
 /// A digest of everything that every proxy holds of the whole world, applied in some order.

@@ -23,7 +23,7 @@ use super::{Common, tcp};
 use crate::extension::ALL_PHASES;
 use crate::facts::{ListenerFacts, OutboundFacts};
 use crate::route::{outbound_policy, resolve, source_applies};
-use crate::scope::EgressScope;
+use crate::scope::{EgressScope, Sight};
 use crate::{Scope, names};
 
 /// A chain that passes bytes, and what tells it apart.
@@ -72,41 +72,47 @@ impl Outbound {
 }
 
 pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Vec<Outbound> {
-    let out = &facts.outbound;
-    let fallback = fallback_cluster(outbound_policy(snapshot, scope));
-    plan::of_class(snapshot, scope, out, &facts.addresses)
+    plan::of_class(snapshot, scope, &facts.outbound, &facts.addresses)
         .iter()
-        .map(|planned| {
-            let mut origins = BTreeSet::new();
-            let mut chains: Vec<TcpChain> = Vec::new();
-            for service in &planned.tcp {
-                for chain in tcp_chains(service, planned, scope, out, &mut origins) {
-                    let taken = chains
-                        .iter()
-                        .any(|known| known.names == chain.names && known.ranges == chain.ranges);
-                    if !taken {
-                        chains.push(chain);
-                    }
-                }
-            }
-            let forwards = match planned.routes {
-                Some(_) => forwarded(&scope.egress[planned.egress], planned.port),
-                None => Vec::new(),
-            };
-            Outbound {
-                forwards,
-                addresses: planned.bind.addresses.clone(),
-                port: planned.port,
-                to_port: planned.bind.to_port,
-                protocol: planned.http,
-                routes: planned.routes.clone(),
-                sniff_http: planned.sniff_http,
-                tcp: chains,
-                fallback: Arc::clone(&fallback),
-                origins,
-            }
-        })
+        .map(|planned| of(planned, Sight { snapshot, scope }, &facts.outbound))
         .collect()
+}
+
+/// The listener that is planned.
+pub(super) fn of(planned: &Planned, Sight { snapshot, scope }: Sight<'_>, facts: &OutboundFacts) -> Outbound {
+    let mut origins = BTreeSet::new();
+    let mut chains: Vec<TcpChain> = Vec::new();
+    for service in &planned.tcp {
+        for chain in tcp_chains(service, planned, scope, facts, &mut origins) {
+            let taken = chains
+                .iter()
+                .any(|known| known.names == chain.names && known.ranges == chain.ranges);
+            if !taken {
+                chains.push(chain);
+            }
+        }
+    }
+    let forwards = match planned.routes {
+        Some(_) => forwarded(&scope.egress[planned.egress], planned.port),
+        None => Vec::new(),
+    };
+    Outbound {
+        forwards,
+        addresses: planned.bind.addresses.clone(),
+        port: planned.port,
+        to_port: planned.bind.to_port,
+        protocol: planned.http,
+        routes: planned.routes.clone(),
+        sniff_http: planned.sniff_http,
+        tcp: chains,
+        fallback: fallback_cluster(outbound_policy(snapshot, scope)),
+        origins,
+    }
+}
+
+pub(super) fn name_of(planned: &Planned) -> String {
+    let (address, port) = planned.place();
+    listener_name(address, port)
 }
 
 /// Services whose requests at a port are resolved as they come.

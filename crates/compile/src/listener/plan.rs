@@ -79,6 +79,14 @@ pub(crate) struct Planned {
     locked: bool,
 }
 
+impl Planned {
+    /// The address that names the listener, and the port: listeners are planned in this order.
+    pub(crate) fn place(&self) -> (&str, u16) {
+        let address = self.bind.addresses.first().map(|address| &**address);
+        (address.unwrap_or_default(), self.port)
+    }
+}
+
 /// The outbound listeners of a class, for proxies with these addresses of their own.
 pub(crate) fn of_class<'a>(
     snapshot: &Snapshot,

@@ -126,6 +126,26 @@ impl PolicyInput {
     }
 }
 
+/// The hosts of services that policies may send requests to: external authorizers, and issuers whose keys proxies fetch.
+pub(crate) fn upstream_hosts(snapshot: &Snapshot) -> impl Iterator<Item = Hostname> {
+    let custom = |policy: &Shared<AuthorizationPolicy>| match &policy.action {
+        AuthzAction::Custom(name) => authorizer::service(&snapshot.mesh, name),
+        _ => None,
+    };
+    let authorizers = snapshot.authorization_policies.values().filter_map(custom);
+    let authorizers = authorizers.filter_map(|(service, _)| {
+        let host = service.split_once('/').map_or(&*service, |(_, host)| host);
+        Hostname::new(host).ok()
+    });
+    let rules = snapshot
+        .request_authentications
+        .values()
+        .flat_map(|policy| &policy.rules);
+    let uris = rules.filter_map(|rule| rule.jwks_uri.as_ref());
+    let issuers = uris.filter_map(|uri| Hostname::new(tokens::host_of(uri)?.0).ok());
+    authorizers.chain(issuers)
+}
+
 impl Upstream {
     /// A service by `host` or `namespace/host`. Without namespace it must be the only one of its name: whose it is would
     /// be a guess otherwise.

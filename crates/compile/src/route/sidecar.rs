@@ -1,9 +1,11 @@
 //! Route tables of sidecars: one per HTTP port, one per sniffed service.
 
+mod apart;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
 use lateen_model::proxy::ProxyKind;
@@ -19,11 +21,14 @@ use super::select::{RouteSource, service_hash};
 use super::{HostInput, Input};
 use crate::facts::OutboundFacts;
 use crate::listener::plan;
-use crate::scope::EgressScope;
+use crate::scope::{Counts, EgressScope, Sight};
 use crate::{Scope, names};
 
 /// Hosts of VirtualServices that no service has are served on the standard port only.
 const UNKNOWN_HOST_PORT: u16 = 80;
+
+/// So many hosts are looked at by themselves in any mesh.
+const MANY: usize = 16;
 
 /// The route tables of a class.
 #[derive(Debug)]
@@ -39,6 +44,14 @@ struct Table {
     /// Whether one sniffed service has it to itself.
     sniffed: bool,
     hosts: Vec<Arc<VirtualHost>>,
+}
+
+impl Tables {
+    fn counts(&self) -> Option<Counts> {
+        let shared = self.all.iter().filter(|table| !table.sniffed);
+        let counts = || shared.map(|table| (Arc::clone(&table.name), table.hosts.len()));
+        self.apart.then(|| counts().collect())
+    }
 }
 
 /// Whether virtual hosts come one by one. Patches want tables whole.
@@ -85,26 +98,91 @@ pub(super) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFa
         .collect()
 }
 
-/// What of a class's routes belongs to some hosts: the tables that single services have to themselves, and virtual hosts of
-/// the others. `None` where other hosts may have a say: where a Sidecar or a wildcard chooses, where a host has no service,
-/// where virtual hosts are not known to be apart, or where one of them would come or go.
-pub(super) fn some_hosts(
-    snapshot: &Snapshot,
-    scope: &Scope,
+/// What of a class's routes is replaced where only these hosts differ from what it saw before. `None` where other hosts may
+/// have a say: where a Sidecar or a wildcard chooses, where a host has no service but routes, or several services, where a
+/// host may mean what another one means, or where a virtual host has nothing to do on a port of its service.
+pub(super) fn replaced(
+    before: Sight<'_>,
+    now: Sight<'_>,
     facts: &OutboundFacts,
     only: &BTreeSet<Hostname>,
-) -> Option<(Vec<Input>, Vec<HostInput>)> {
-    let [entry] = scope.egress.as_slice() else { return None };
-    let wild = |route: &Shared<VirtualService>| route.hosts.iter().any(|host| host.is_wildcard());
-    let known = only.iter().all(|host| scope.service(host).is_some());
-    if entry.egress.is_some() || !known || scope.apart.get() != Some(&true) || entry.virtual_services.iter().any(wild) {
+) -> Option<Replaced> {
+    // Of many hosts the parts cost more than the whole.
+    if only.len() > MANY.max(now.scope.services.len() / 4) {
         return None;
     }
-    let (mut tables, mut inputs) = (Vec::new(), Vec::new());
-    for (name, (_, port)) in named(snapshot, scope, facts) {
-        let expected = only
+    let mut counts = before.scope.counts.get()?.clone()?;
+    let (tables_before, tables) = (named(before, facts), named(now, facts));
+    let old = part(before, facts, only, &tables_before)?;
+    let new = part(now, facts, only, &tables)?;
+    if !same_tables(&tables_before, &tables, only) || !apart::are_apart(now.scope, facts, only) {
+        return None;
+    }
+    let shared: BTreeSet<Arc<str>> = old
+        .hosts
+        .iter()
+        .chain(&new.hosts)
+        .map(|host| host.table.clone())
+        .collect();
+    for host in &old.hosts {
+        let count = counts.get_mut(&host.table)?;
+        *count = count.checked_sub(1)?;
+    }
+    for host in &new.hosts {
+        *counts.entry(Arc::clone(&host.table)).or_default() += 1;
+    }
+    let fallback = Arc::new(fallback(outbound_policy(now.snapshot, now.scope), attempt_count(facts)));
+    let shared = shared.into_iter().map(|name| Input {
+        more: counts.get(&name).is_some_and(|&hosts| hosts > 0),
+        name,
+        hosts: vec![Arc::clone(&fallback)],
+        ignore_port: true,
+        mesh: now.snapshot.mesh.clone(),
+    });
+    let tables = new.tables.into_iter().chain(shared).collect();
+    // Where nothing that scopes show differs, it is the scope of before.
+    let _ = now.scope.counts.set(Some(counts));
+    Some(Replaced {
+        gone: (old.tables, old.hosts),
+        made: (tables, new.hosts),
+    })
+}
+
+/// See [`replaced`]: tables that single services have to themselves and tables that they share, as far as their own content
+/// may differ, and virtual hosts of the latter.
+pub(crate) struct Replaced {
+    pub(crate) gone: (Vec<Input>, Vec<HostInput>),
+    pub(crate) made: (Vec<Input>, Vec<HostInput>),
+}
+
+/// What of a class's routes belongs to some hosts.
+struct Part {
+    /// The tables that single services have to themselves.
+    tables: Vec<Input>,
+    /// Virtual hosts of the others.
+    hosts: Vec<HostInput>,
+}
+
+fn part(sight: Sight<'_>, facts: &OutboundFacts, only: &BTreeSet<Hostname>, named: &Named) -> Option<Part> {
+    let Sight { snapshot, scope } = sight;
+    let [entry] = scope.egress.as_slice() else { return None };
+    let decided_elsewhere =
+        |host: &Hostname| host.is_wildcard() || (only.contains(host) && scope.service(host).is_none());
+    let mut routed = entry.virtual_services.iter().flat_map(|route| &route.hosts);
+    if entry.egress.is_some() || routed.any(decided_elsewhere) || !only.iter().all(|host| scope.is_single(host)) {
+        return None;
+    }
+    let services: Vec<_> = only.iter().filter_map(|host| scope.service(host)).collect();
+    if services.iter().any(|service| !service.shadows.is_empty()) {
+        return None;
+    }
+    let mut part = Part {
+        tables: Vec::new(),
+        hosts: Vec::new(),
+    };
+    for (name, &(_, port)) in named {
+        let expected = services
             .iter()
-            .filter_map(|host| scope.service(host))
             .filter(|service| service.resolution != Resolution::Alias)
             .flat_map(|service| &service.ports)
             .filter(|p| (port == 0 || p.number == port) && routable(p))
@@ -116,11 +194,11 @@ pub(super) fn some_hosts(
         if hosts.len() != expected {
             return None;
         }
-        if is_sniffed(&name, port) {
-            let hosts = sniffed_hosts(&hosts, &name);
+        if is_sniffed(name, port) {
+            let hosts = sniffed_hosts(&hosts, name);
             if !hosts.is_empty() {
-                tables.push(Input {
-                    name,
+                part.tables.push(Input {
+                    name: Arc::clone(name),
                     hosts,
                     ignore_port: true,
                     more: false,
@@ -129,13 +207,27 @@ pub(super) fn some_hosts(
             }
             continue;
         }
-        inputs.extend(hosts.into_iter().map(|host| HostInput {
-            table: Arc::clone(&name),
+        part.hosts.extend(hosts.into_iter().map(|host| HostInput {
+            table: Arc::clone(name),
             host,
             mesh: snapshot.mesh.clone(),
         }));
     }
-    Some((tables, inputs))
+    Some(part)
+}
+
+/// Whether there are the same tables, but for those that these hosts have to themselves: which service has a table of its own
+/// may depend on the others at its address.
+fn same_tables(before: &Named, now: &Named, only: &BTreeSet<Hostname>) -> bool {
+    let own = |name: &str, port: u16| {
+        let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+        is_sniffed(name, port) && only.iter().any(|own| own.as_str() == host)
+    };
+    let extra = |these: &Named, those: &Named| {
+        let mut these = these.iter();
+        these.any(|(name, chosen)| those.get(name) != Some(chosen) && !own(name, chosen.1))
+    };
+    !extra(before, now) && !extra(now, before)
 }
 
 fn tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Arc<Tables> {
@@ -143,16 +235,17 @@ fn tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Arc<Tabl
     let mut known = scope.tables.lock().unwrap_or_else(PoisonError::into_inner);
     let tables = known.get_or_insert_with(|| {
         let tables = make_tables(snapshot, scope, facts);
-        // An inherited finding is about the same services.
-        let _ = scope.apart.set(tables.apart);
+        let _ = scope.counts.set(tables.counts());
         Arc::new(tables)
     });
     Arc::clone(tables)
 }
 
-/// The names of the tables, each with the egress entry and the port that decide what is in it.
-fn named(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> BTreeMap<Arc<str>, (usize, u16)> {
-    let mut tables: BTreeMap<Arc<str>, (usize, u16)> = BTreeMap::new();
+/// The names of tables, each with the egress entry and the port that decide what is in it.
+type Named = BTreeMap<Arc<str>, (usize, u16)>;
+
+fn named(Sight { snapshot, scope }: Sight<'_>, facts: &OutboundFacts) -> Named {
+    let mut tables = Named::new();
     for planned in plan::of_class(snapshot, scope, facts, &[]).iter() {
         if let Some(name) = planned.routes.clone() {
             // A table has one name whichever listener asks for it; the egress listener that names the port decides.
@@ -177,7 +270,7 @@ fn is_sniffed(name: &str, port: u16) -> bool {
 fn make_tables(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFacts) -> Tables {
     let mut by_port: BTreeMap<(usize, u16), Made> = BTreeMap::new();
     let mut all = Vec::new();
-    for (name, (egress, port)) in named(snapshot, scope, facts) {
+    for (name, (egress, port)) in named(Sight { snapshot, scope }, facts) {
         let (hosts, _) = by_port
             .entry((egress, port))
             .or_insert_with(|| virtual_hosts(&scope.egress[egress], port, scope, facts, None));
@@ -427,22 +520,7 @@ impl<'a> Maker<'a> {
     }
 
     fn add_service(&mut self, service: &Service, port: u16, routes: Routes) {
-        let mut domains: Vec<Arc<str>> = Vec::new();
-        let mut short: Vec<Arc<str>> = Vec::new();
-        for host in std::iter::once(&service.host).chain(service.aliases.iter().map(|alias| &alias.host)) {
-            domains.push(host.as_str().into());
-            let alternatives = alternatives(host, &self.facts.dns_domain);
-            domains.extend(alternatives.iter().cloned());
-            short.extend(alternatives);
-        }
-        if service.resolution == Resolution::Passthrough && service.registry == Registry::Kubernetes {
-            let each: Vec<Arc<str>> = domains.iter().map(|domain| format!("*.{domain}").into()).collect();
-            domains.extend(each);
-        }
-        domains.extend(plan::addresses(service, self.facts).map(|ip| match ip {
-            std::net::IpAddr::V4(ip) => Arc::from(ip.to_string()),
-            std::net::IpAddr::V6(ip) => Arc::from(format!("[{ip}]")),
-        }));
+        let (domains, short) = domains(service, self.facts);
         self.add(&service.host, port, domains, short, routes);
     }
 
@@ -486,6 +564,31 @@ impl<'a> Maker<'a> {
                 closed: self.facts.on_demand.is_some(),
             });
         }
+    }
+}
+
+/// By what callers mean a service, and which of that are short forms.
+fn domains(service: &Service, facts: &OutboundFacts) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    let mut domains: Vec<Arc<str>> = Vec::new();
+    let mut short: Vec<Arc<str>> = Vec::new();
+    for host in std::iter::once(&service.host).chain(service.aliases.iter().map(|alias| &alias.host)) {
+        domains.push(host.as_str().into());
+        let alternatives = alternatives(host, &facts.dns_domain);
+        domains.extend(alternatives.iter().cloned());
+        short.extend(alternatives);
+    }
+    if service.resolution == Resolution::Passthrough && service.registry == Registry::Kubernetes {
+        let each: Vec<Arc<str>> = domains.iter().map(|domain| format!("*.{domain}").into()).collect();
+        domains.extend(each);
+    }
+    domains.extend(plan::addresses(service, facts).map(address_domain));
+    (domains, short)
+}
+
+fn address_domain(address: &IpAddr) -> Arc<str> {
+    match address {
+        IpAddr::V4(ip) => ip.to_string().into(),
+        IpAddr::V6(ip) => format!("[{ip}]").into(),
     }
 }
 
