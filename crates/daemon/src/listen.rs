@@ -131,7 +131,16 @@ pub(crate) async fn serve_https(
         let (config, router, drain) = (Arc::clone(&config), router.clone(), drain.clone());
         let pulse = Pulse::new(place);
         let link = link(&stream, address);
-        async move { router_over(handshake(stream, config).await?, link, router, (pulse, patience), drain).await }
+        async move {
+            router_over(
+                Box::pin(handshake(stream, config)).await?,
+                link,
+                router,
+                (pulse, patience),
+                drain,
+            )
+            .await
+        }
     })
     .await
 }
@@ -207,7 +216,7 @@ where
                     tracing::debug!(%error, %address, "connection ended");
                     continue;
                 }
-                let connection = connection(stream, address, place);
+                let connection = Box::pin(connection(stream, address, place));
                 connections.spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, %address, "connection ended");
@@ -265,10 +274,10 @@ async fn connection(
                 request.extensions_mut().insert(peer.clone());
                 answer(routes.clone(), request, Arc::clone(&current))
             });
-            http(builder().http2_only(), stream, service, (pulse, patience), drain).await
+            http(&builder().http2_only(), stream, service, (pulse, patience), drain).await
         }
         Security::Tls { config, authenticator } => {
-            let stream = handshake(stream, config).await?;
+            let stream = Box::pin(handshake(stream, config)).await?;
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificates = PeerCertificates(certificates.to_vec().into());
             let current = Arc::clone(&pulse);
@@ -304,7 +313,7 @@ async fn connection(
                     answer(routes, request, pulse).await
                 }
             });
-            http(builder().http2_only(), stream, service, (pulse, patience), drain).await
+            http(&builder().http2_only(), stream, service, (pulse, patience), drain).await
         }
     }
 }
@@ -337,7 +346,7 @@ async fn router_over(
             Ok::<_, Infallible>(answer.map(|body| Answering::new(body, beat)))
         }
     });
-    http(builder(), stream, service, (pulse, patience), drain).await
+    http(&builder(), stream, service, (pulse, patience), drain).await
 }
 
 async fn handshake(stream: TcpStream, config: Arc<rustls::ServerConfig>) -> Result<TlsStream<TcpStream>> {
@@ -380,13 +389,16 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// Serves a connection until it ends or is of no use; once the drain begins, requests in flight are still answered.
-async fn http<S, B>(
-    builder: auto::Builder<TokioExecutor>,
+///
+/// What it needs is allocated once: a future has room for each value that is moved into it and on from it, and there are as
+/// many connections as proxies.
+fn http<S, B>(
+    builder: &auto::Builder<TokioExecutor>,
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     service: S,
     (pulse, patience): (Arc<Pulse>, Patience),
     drain: Drain,
-) -> Result<()>
+) -> impl Future<Output = Result<()>>
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
@@ -395,15 +407,17 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return ended.map_err(|error| anyhow::anyhow!(error)),
-        reason = pulse.lost(patience) => anyhow::bail!("cut off: {reason}"),
-        () = drain.started() => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        ended = connection => ended.map_err(|error| anyhow::anyhow!(error)),
-        reason = pulse.lost(patience) => anyhow::bail!("cut off: {reason}"),
+    let mut connection = Box::pin(connection.into_owned());
+    async move {
+        tokio::select! {
+            ended = connection.as_mut() => return ended.map_err(|error| anyhow::anyhow!(error)),
+            reason = pulse.lost(patience) => anyhow::bail!("cut off: {reason}"),
+            () = drain.started() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => ended.map_err(|error| anyhow::anyhow!(error)),
+            reason = pulse.lost(patience) => anyhow::bail!("cut off: {reason}"),
+        }
     }
 }

@@ -143,7 +143,7 @@ impl Distributor {
     /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
     ///
     /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
-    /// gone out and twice that time again, and are pushed together.
+    /// gone out and that time again, and are pushed together.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();
         while snapshots.changed().await.is_ok() {

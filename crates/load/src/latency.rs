@@ -1,9 +1,9 @@
 //! How times are summed up.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A distribution of times, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// How many.
     pub count: usize,

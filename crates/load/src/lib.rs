@@ -22,7 +22,7 @@ pub use fill::{clear, fill};
 pub use identity::MutualTls;
 pub use latency::Latency;
 pub use mesh::{LABEL, Mesh, Shape};
-pub use plot::svg;
+pub use plot::{Growth, growth, svg};
 pub use process::Sample;
 pub use progress::Progress;
 pub use report::{Phase, Report, Server};

@@ -37,6 +37,62 @@ pub fn svg(report: &Report) -> Result<String> {
     Ok(text)
 }
 
+/// A measure at several sizes of a mesh.
+#[derive(Debug, Clone)]
+pub struct Growth {
+    /// What was measured, with its unit.
+    pub measure: String,
+    /// By what the mesh grew.
+    pub size: String,
+    /// Sizes and what was measured there.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Draws how measures grow, a panel each, two in a row; the text of an SVG file.
+///
+/// # Errors
+/// When nothing can be drawn.
+pub fn growth(measures: &[Growth]) -> Result<String> {
+    let mut text = String::new();
+    let rows = measures.len().div_ceil(2).max(1);
+    {
+        let size = (WIDTH, HEIGHT * u32::try_from(rows)?);
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        grow(&area, rows, measures).map_err(|error| anyhow!("cannot plot: {error}"))?;
+    }
+    Ok(text)
+}
+
+fn grow<'a>(area: &Area<'a>, rows: usize, measures: &[Growth]) -> Drawn<'a> {
+    area.fill(&WHITE)?;
+    for (panel, measure) in area.split_evenly((rows, 2)).iter().zip(measures) {
+        let end = measure.points.iter().fold(1.0, |most, (size, _)| f64::max(most, *size));
+        let most = measure
+            .points
+            .iter()
+            .fold(1.0, |most, (_, value)| f64::max(most, *value));
+        let mut chart = ChartBuilder::on(panel)
+            .caption(&measure.measure, TITLE)
+            .margin(16)
+            .x_label_area_size(40)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..end * 1.05, 0.0..most * 1.1)?;
+        chart
+            .configure_mesh()
+            .x_desc(&measure.size)
+            .x_labels(6)
+            .light_line_style(TRANSPARENT)
+            .label_style(TEXT)
+            .x_label_formatter(&|size| format!("{size:.0}"))
+            .y_label_formatter(&|value| format!("{value:.0}"))
+            .draw()?;
+        let points = || measure.points.iter().copied();
+        chart.draw_series(LineSeries::new(points(), COLOURS[0].stroke_width(2)))?;
+        chart.draw_series(points().map(|point| Circle::new(point, 4, COLOURS[0].filled())))?;
+    }
+    area.present()
+}
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Drawn<'a> = std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
@@ -150,6 +206,19 @@ mod tests {
         assert!(text.contains("route changed") && !text.contains("annotation changed"));
         assert!(text.contains("Resident memory") && text.contains("milliseconds"));
         assert!(text.matches("<polyline").count() >= 2);
+    }
+
+    #[test]
+    fn growth_is_drawn_a_panel_for_each_measure() {
+        let measure = |name: &str| Growth {
+            measure: name.to_owned(),
+            size: "sidecars".to_owned(),
+            points: vec![(1_000.0, 190.0), (4_000.0, 400.0)],
+        };
+        let text = growth(&[measure("peak, MiB"), measure("CPU, ms"), measure("bytes")]).unwrap();
+        assert!(text.matches("<polyline").count() >= 3, "{text}");
+        assert_eq!(text.matches("<circle").count(), 6);
+        assert!(text.contains("peak, MiB") && text.contains("CPU, ms"));
     }
 
     #[test]

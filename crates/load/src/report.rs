@@ -2,14 +2,14 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Table, TableComponent};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::latency::Latency;
 use crate::mesh::Mesh;
 use crate::process::Sample;
 
 /// What a run found.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The control plane, `host:port`.
     pub target: String,
@@ -34,7 +34,7 @@ pub struct Report {
 }
 
 /// What one phase of a run found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
     /// What was done.
     pub name: String,
@@ -62,7 +62,7 @@ pub struct Phase {
 }
 
 /// What the server used in a phase.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     /// CPU time, in seconds.
     pub cpu_seconds: f64,

@@ -65,6 +65,7 @@ fn lateend() -> Result<&'static Path> {
 #[derive(Debug)]
 pub struct Lateend {
     process: Process,
+    program: PathBuf,
     directory: PathBuf,
     source: Source,
     addresses: Addresses,
@@ -132,7 +133,23 @@ impl Lateend {
         Self::launch(directory, source)
     }
 
+    /// As [`Self::launch_in_cluster`], another build of it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch_build(program: &Path, kubeconfig: &Path, directory: &Path) -> Result<Self> {
+        let source = Source::Cluster {
+            kubeconfig: kubeconfig.to_owned(),
+            flags: Vec::new(),
+        };
+        Self::launch_program(program, directory, source)
+    }
+
     fn launch(directory: &Path, source: Source) -> Result<Self> {
+        Self::launch_program(lateend()?, directory, source)
+    }
+
+    fn launch_program(program: &Path, directory: &Path, source: Source) -> Result<Self> {
         let port = || ports::free().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let addresses = Addresses {
             plaintext: port()?,
@@ -142,7 +159,8 @@ impl Lateend {
             monitoring: port()?,
         };
         Ok(Self {
-            process: spawn(directory, &source, addresses)?,
+            process: spawn(program, directory, &source, addresses)?,
+            program: program.to_owned(),
             directory: directory.to_owned(),
             source,
             addresses,
@@ -154,7 +172,7 @@ impl Lateend {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.directory, &self.source, self.addresses)?;
+        self.process = spawn(&self.program, &self.directory, &self.source, self.addresses)?;
         self.wait().await
     }
 
@@ -164,6 +182,11 @@ impl Lateend {
     /// When the system refuses.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Where it serves ADS without TLS.
@@ -231,8 +254,8 @@ impl Lateend {
     }
 }
 
-fn spawn(directory: &Path, source: &Source, addresses: Addresses) -> Result<Process> {
-    let mut command = Command::new(lateend()?);
+fn spawn(program: &Path, directory: &Path, source: &Source, addresses: Addresses) -> Result<Process> {
+    let mut command = Command::new(program);
     // What this process is told of clusters is no business of the one under test.
     command.env_remove("KUBECONFIG");
     match source {

@@ -40,6 +40,11 @@ impl Process {
         })
     }
 
+    /// The process that was started.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it with SIGKILL and waits until it is gone.
     ///
     /// # Errors
