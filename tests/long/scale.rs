@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lateen_load::{Growth, Phase, Report, growth, phase};
-use lateen_testkit::{ApiServer, Lateend, eventually};
+use lateen_testkit::{ApiServer, Lateend};
 use tokio::process::Command;
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
-/// How long a start may take before it is given up; what it should take is measured.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Where `lateend` keeps what is its own.
+const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}";
 
 /// A mesh, and what it may cost.
 struct Case {
@@ -170,6 +170,7 @@ impl Programs {
 
     async fn fill(&self, server: &ApiServer, services: usize, endpoints: usize, shape: &str) -> Result<()> {
         server.install_crds().await?;
+        server.apply(NAMESPACE).await?;
         let routes = services / 10;
         let [services, endpoints, routes] = [services, endpoints, routes].map(|number| number.to_string());
         let mesh = [
@@ -206,19 +207,10 @@ async fn measure(programs: &Programs, case: &Case) -> Result<Option<Report>> {
     };
     let endpoints = case.sidecars.div_ceil(case.services);
     programs.fill(&server, case.services, endpoints, case.shape).await?;
-    let lateend = Lateend::launch_build(&programs.lateend, server.kubeconfig(), server.directory())?;
-    ready(&lateend).await?;
+    let lateend = Lateend::start_build(&programs.lateend, server.kubeconfig(), server.directory()).await?;
     let sidecars = case.sidecars.to_string();
     let run = ["--sidecars", &sidecars, "--churn-for", "60s"];
     programs.run(&server, &lateend, &run).await.map(Some)
-}
-
-async fn ready(lateend: &Lateend) -> Result<()> {
-    eventually("lateend is ready", PATIENCE, async || {
-        lateend.ready().await.then_some(())
-    })
-    .await
-    .with_context(|| lateend.log())
 }
 
 // === impl Done ===
@@ -353,8 +345,7 @@ async fn cold_start(programs: &Programs) -> Result<Option<Cold>> {
         .fill(&server, COLD_SERVICES, COLD_PODS / COLD_SERVICES, "plain")
         .await?;
     let began = Instant::now();
-    let lateend = Lateend::launch_build(&programs.lateend, server.kubeconfig(), server.directory())?;
-    ready(&lateend).await?;
+    let lateend = Lateend::start_build(&programs.lateend, server.kubeconfig(), server.directory()).await?;
     let ready = began.elapsed();
     let one = ["--sidecars", "1", "--rounds", "1", "--churn", "0"];
     let report = programs.run(&server, &lateend, &one).await?;

@@ -150,13 +150,13 @@ pub fn replaced(
         }
         Family::Routes => {
             let route::Replaced { gone, made } = route::replaced(before, now, out, hosts)?;
-            let gone = gone.0.iter().map(|table| table.name.to_string()).collect();
-            (gone, wrap(made.0, Input::Routes))
+            let gone = gone.tables.iter().map(|table| table.name.to_string()).collect();
+            (gone, wrap(made.tables, Input::Routes))
         }
         Family::VirtualHosts => {
             let route::Replaced { gone, made } = route::replaced(before, now, out, hosts)?;
-            let gone = gone.1.iter().map(route::HostInput::name).collect();
-            (gone, wrap(made.1, Input::VirtualHost))
+            let gone = gone.hosts.iter().map(route::HostInput::name).collect();
+            (gone, wrap(made.hosts, Input::VirtualHost))
         }
         Family::OutboundListeners => {
             let (gone, inputs) = listener::replaced(before, now, &classes.listeners, hosts)?;

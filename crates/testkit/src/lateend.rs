@@ -133,16 +133,18 @@ impl Lateend {
         Self::launch(directory, source)
     }
 
-    /// As [`Self::launch_in_cluster`], another build of it.
+    /// As [`Self::start_in_cluster`], another build of it.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn launch_build(program: &Path, kubeconfig: &Path, directory: &Path) -> Result<Self> {
+    /// As [`Self::start`].
+    pub async fn start_build(program: &Path, kubeconfig: &Path, directory: &Path) -> Result<Self> {
         let source = Source::Cluster {
             kubeconfig: kubeconfig.to_owned(),
             flags: Vec::new(),
         };
-        Self::launch_program(program, directory, source)
+        let mut started = Self::launch_program(program, directory, source)?;
+        started.wait().await?;
+        Ok(started)
     }
 
     fn launch(directory: &Path, source: Source) -> Result<Self> {

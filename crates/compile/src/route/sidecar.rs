@@ -140,27 +140,28 @@ pub(super) fn replaced(
         mesh: now.snapshot.mesh.clone(),
     });
     let tables = new.tables.into_iter().chain(shared).collect();
-    // Where nothing that scopes show differs, it is the scope of before.
+    // Both families ask; the second finds what the first has set.
     let _ = now.scope.counts.set(Some(counts));
     Some(Replaced {
-        gone: (old.tables, old.hosts),
-        made: (tables, new.hosts),
+        gone: old,
+        made: Part { tables, ..new },
     })
 }
 
-/// See [`replaced`]: tables that single services have to themselves and tables that they share, as far as their own content
-/// may differ, and virtual hosts of the latter.
+/// See [`replaced`].
 pub(crate) struct Replaced {
-    pub(crate) gone: (Vec<Input>, Vec<HostInput>),
-    pub(crate) made: (Vec<Input>, Vec<HostInput>),
+    /// What there was of the hosts.
+    pub(crate) gone: Part,
+    /// What there is now, and the tables that they share with others.
+    pub(crate) made: Part,
 }
 
 /// What of a class's routes belongs to some hosts.
-struct Part {
+pub(crate) struct Part {
     /// The tables that single services have to themselves.
-    tables: Vec<Input>,
+    pub(crate) tables: Vec<Input>,
     /// Virtual hosts of the others.
-    hosts: Vec<HostInput>,
+    pub(crate) hosts: Vec<HostInput>,
 }
 
 fn part(sight: Sight<'_>, facts: &OutboundFacts, only: &BTreeSet<Hostname>, named: &Named) -> Option<Part> {
