@@ -19,6 +19,9 @@ const MEBIBYTE: f64 = 1024.0 * 1024.0;
 /// Where `lateend` keeps what is its own.
 const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}";
 
+/// Endpoints of each service, whatever the number of sidecars: those beyond call and are not called.
+const ENDPOINTS: usize = 2;
+
 /// A mesh, and what it may cost.
 struct Case {
     name: &'static str,
@@ -205,8 +208,7 @@ async fn measure(programs: &Programs, case: &Case) -> Result<Option<Report>> {
     let Some(server) = ApiServer::start().await? else {
         return Ok(None);
     };
-    let endpoints = case.sidecars.div_ceil(case.services);
-    programs.fill(&server, case.services, endpoints, case.shape).await?;
+    programs.fill(&server, case.services, ENDPOINTS, case.shape).await?;
     let lateend = Lateend::start_build(&programs.lateend, server.kubeconfig(), server.directory()).await?;
     let sidecars = case.sidecars.to_string();
     let run = ["--sidecars", &sidecars, "--churn-for", "60s"];
