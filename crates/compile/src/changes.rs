@@ -199,7 +199,7 @@ impl Changes {
 
     /// Whether listeners for calls may hold other things.
     pub(crate) fn make_listeners(&self) -> bool {
-        self.everything || self.listened()
+        self.plan_listeners() || self.rules || self.l4_routes
     }
 
     /// Whether routes of sidecars may differ.
@@ -255,7 +255,7 @@ impl Changes {
                     let policies = self.peers || !self.policies.is_empty();
                     let telemetry = out.telemetries.iter().any(|key| self.telemetries.contains(key));
                     let patched = !out.envoy_filters.is_empty();
-                    telemetry || (router && (called || policies)) || ((narrowed || patched) && self.listened())
+                    telemetry || (router && (called || policies)) || ((narrowed || patched) && self.make_listeners())
                 }
                 Family::Routes | Family::VirtualHosts => {
                     (narrowed || !out.capabilities.virtual_hosts) && (called || self.plans())
@@ -273,7 +273,7 @@ impl Changes {
         let hosts = match family {
             Family::OutboundClusters | Family::OnDemandClusters | Family::Endpoints => &self.called,
             Family::Routes | Family::VirtualHosts => &self.routed,
-            Family::OutboundListeners if self.listened() => &self.routed,
+            Family::OutboundListeners if self.make_listeners() => &self.routed,
             _ => return Anew::Nothing,
         };
         if hosts.is_empty() {
@@ -281,11 +281,6 @@ impl Changes {
         } else {
             Anew::Hosts(hosts)
         }
-    }
-
-    /// Whether listeners for calls may differ.
-    fn listened(&self) -> bool {
-        self.services() || self.rules || self.l4_routes || self.plans()
     }
 
     fn inbound(&self, family: Family, classes: &Classes) -> Anew<'_> {
@@ -302,9 +297,8 @@ impl Changes {
         let anew = match family {
             Family::InboundClusters => here(&self.services) || here(&self.ruled),
             _ => {
-                let asks = policies.authorization.iter().chain(&policies.request).next().is_some();
                 self.peers
-                    || (self.upstreams && asks)
+                    || (self.upstreams && asked.clone().next().is_some())
                     || here(&self.services)
                     || here(&self.ruled)
                     || asked.clone().any(|key| self.policies.contains(key))

@@ -149,14 +149,14 @@ pub fn replaced(
             (gone, inputs)
         }
         Family::Routes => {
-            let route::Replaced { gone, made } = route::replaced(before, now, out, hosts)?;
-            let gone = gone.tables.iter().map(|table| table.name.to_string()).collect();
-            (gone, wrap(made.tables, Input::Routes))
+            let found = route::replaced(before, now, out, hosts)?;
+            let gone = found.gone.tables.iter().map(|table| table.name.to_string()).collect();
+            (gone, wrap(found.made.tables.clone(), Input::Routes))
         }
         Family::VirtualHosts => {
-            let route::Replaced { gone, made } = route::replaced(before, now, out, hosts)?;
-            let gone = gone.hosts.iter().map(route::HostInput::name).collect();
-            (gone, wrap(made.hosts, Input::VirtualHost))
+            let found = route::replaced(before, now, out, hosts)?;
+            let gone = found.gone.hosts.iter().map(route::HostInput::name).collect();
+            (gone, wrap(found.made.hosts.clone(), Input::VirtualHost))
         }
         Family::OutboundListeners => {
             let (gone, inputs) = listener::replaced(before, now, &classes.listeners, hosts)?;

@@ -8,7 +8,7 @@ mod select;
 mod sidecar;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use lateen_model::mesh::Mesh;
 use lateen_model::proxy::ProxyKind;
@@ -121,17 +121,20 @@ pub(crate) fn split_hosts(snapshot: &Snapshot, scope: &Scope, facts: &OutboundFa
     }
 }
 
-/// What of a class's tables, and of the virtual hosts that come one by one, is replaced where only these hosts differ; `None`
-/// where hosts may not be looked at by themselves.
+/// What of a class's tables, and of the virtual hosts that come one by one, is replaced where only these hosts differ, found
+/// once for both; `None` where hosts may not be looked at by themselves.
 pub(crate) fn replaced(
     before: Sight<'_>,
     now: Sight<'_>,
     facts: &OutboundFacts,
     hosts: &BTreeSet<Hostname>,
-) -> Option<Replaced> {
-    sidecar::is_split(facts)
-        .then(|| sidecar::replaced(before, now, facts, hosts))
-        .flatten()
+) -> Option<Arc<Replaced>> {
+    let find = || sidecar::replaced(before, now, facts, hosts).map(Arc::new);
+    // What a panic left is nothing.
+    let mut known = now.scope.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+    known
+        .get_or_insert_with(|| sidecar::is_split(facts).then(find).flatten())
+        .clone()
 }
 
 /// Lists the route tables of a class.

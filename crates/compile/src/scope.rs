@@ -17,7 +17,7 @@ use crate::changes::Changes;
 use crate::facts::OutboundFacts;
 use crate::listener;
 use crate::listener::plan::Planned;
-use crate::route::Tables;
+use crate::route::{Replaced, Tables};
 use crate::survey::Survey;
 pub use rules::{Exported, MergedRule, Rules};
 
@@ -56,6 +56,8 @@ pub struct Scope {
     pub(crate) changed_listeners: OnceLock<Option<listener::Changed>>,
     /// Its route tables, until they are forgotten.
     pub(crate) tables: Mutex<Option<Arc<Tables>>>,
+    /// What of them and of virtual hosts is replaced, until it is forgotten; empty where that is not known.
+    pub(crate) replaced: Mutex<Option<Option<Arc<Replaced>>>>,
     /// How many virtual hosts its shared tables have, where no two of them want one domain; empty where two do.
     pub(crate) counts: OnceLock<Option<Counts>>,
 }
@@ -123,6 +125,7 @@ impl Scope {
             listeners: OnceLock::new(),
             changed_listeners: OnceLock::new(),
             tables: Mutex::default(),
+            replaced: Mutex::default(),
             counts: OnceLock::new(),
         }
     }
@@ -149,6 +152,7 @@ impl Scope {
     /// Forgets route tables: what is made of them is kept elsewhere, and they are large.
     pub fn forget_tables(&self) {
         *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.replaced.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The service that a host name means to this class.
