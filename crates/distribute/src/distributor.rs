@@ -1,6 +1,7 @@
 //! Connected proxies, and what each is told to hold.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::families::{Families, class_name};
 use crate::progress::{Progress, ProgressMetrics, Rejection};
+use crate::rounds::{Part, Rounds};
 use crate::wave::Wave;
 
 /// Reads a Node as a proxy, in the light of a snapshot. The error is what the proxy is told.
@@ -39,43 +41,55 @@ struct State {
 const NOT_COMPLETE: &str = "the configuration is not complete yet; try again";
 
 /// What a snapshot brings to the proxies of a class.
-#[derive(Default)]
-struct Push {
-    wanted: Option<Arc<Wanted>>,
+struct ClassPush {
+    wanted: Arc<Wanted>,
+    noticed: Instant,
     /// What is to be held, marked with the time of the change.
     stamped: Option<Arc<Wanted>>,
     /// What the last proxy that was compared held, and whether that differs. Most of a class held the same.
     compared: Option<(Arc<Wanted>, bool)>,
 }
 
-impl Push {
-    fn differs(&mut self, current: &Arc<Wanted>, wanted: &Wanted) -> bool {
-        if let Some((held, differs)) = &self.compared
-            && same_sets(held, current)
-        {
-            return *differs;
+impl ClassPush {
+    fn new(wanted: Arc<Wanted>, noticed: Instant) -> Self {
+        Self {
+            wanted,
+            noticed,
+            stamped: None,
+            compared: None,
         }
+    }
+
+    /// What a proxy is to hold that should hold `current` so far, and whether that differs.
+    fn next(&mut self, current: &Arc<Wanted>) -> (Arc<Wanted>, bool) {
+        let differs = match &self.compared {
+            Some((held, differs)) if same_sets(held, current) => *differs,
+            _ => self.differs(current),
+        };
+        self.compared = Some((Arc::clone(current), differs));
+        let next = if differs {
+            self.stamped.get_or_insert_with(|| {
+                Arc::new(Wanted {
+                    changed_at: Some(self.noticed),
+                    ..(*self.wanted).clone()
+                })
+            })
+        } else {
+            &self.wanted
+        };
+        (Arc::clone(next), differs)
+    }
+
+    fn differs(&self, current: &Wanted) -> bool {
         let newer = |old: Option<&ResourceSet>, set: &ResourceSet| {
             old.is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
         };
-        let differs = wanted.sets.iter().any(|(of, set)| newer(current.set(of), set))
-            || wanted
-                .by_name
-                .iter()
-                .any(|(of, set)| newer(current.by_name.get(of), set))
-            || wanted.by_name.len() != current.by_name.len();
-        self.compared = Some((Arc::clone(current), differs));
-        differs
-    }
-
-    fn stamped(&mut self, wanted: &Wanted, noticed: Instant) -> Arc<Wanted> {
-        let stamped = self.stamped.get_or_insert_with(|| {
-            Arc::new(Wanted {
-                changed_at: Some(noticed),
-                ..wanted.clone()
-            })
-        });
-        Arc::clone(stamped)
+        let any = |sets: &BTreeMap<Arc<str>, ResourceSet>, old: &BTreeMap<Arc<str>, ResourceSet>| {
+            sets.iter().any(|(of, set)| newer(old.get(of), set))
+        };
+        any(&self.wanted.sets, &current.sets)
+            || any(&self.wanted.by_name, &current.by_name)
+            || self.wanted.by_name.len() != current.by_name.len()
     }
 }
 
@@ -143,52 +157,72 @@ impl Distributor {
     /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
     ///
     /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
-    /// gone out and that time again, and are pushed together.
+    /// gone out and half as long again, and are pushed together, to a part of the proxies after the other if there are many.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();
-        while snapshots.changed().await.is_ok() {
-            let noticed = Instant::now();
-            let Some(snapshot) = snapshots.borrow_and_update().clone() else {
+        let mut rounds = Rounds::new();
+        loop {
+            let Some((part, noticed)) = rounds.turn() else {
+                if snapshots.changed().await.is_err() {
+                    return;
+                }
+                rounds.noticed(Instant::now());
                 continue;
             };
+            // Not marked as seen: one that comes only now is noticed below, for all parts.
+            let Some(snapshot) = snapshots.borrow().clone() else {
+                continue;
+            };
+            let begun = Instant::now();
             let this = self.clone();
-            let pushed = tokio::task::spawn_blocking(move || this.push(&snapshot, noticed)).await;
+            let pushed = tokio::task::spawn_blocking(move || this.push_to(part, &snapshot, noticed)).await;
             if let Err(error) = pushed {
                 tracing::error!(%error, "compiling a snapshot failed; proxies keep what they have");
             }
-            self.wave.rest(noticed).await;
+            let mut rest = pin!(self.wave.rest(begun, part.of()));
+            let spent = loop {
+                tokio::select! {
+                    biased;
+                    spent = &mut rest => break spent,
+                    Ok(()) = snapshots.changed() => rounds.noticed(Instant::now()),
+                }
+            };
+            rounds.pushed(spent);
         }
     }
 
     /// Compiles a snapshot for every class of connected proxies, and wakes those whose resources changed.
     pub fn push(&self, snapshot: &Arc<Snapshot>, noticed: Instant) {
+        self.push_to(Part::ALL, snapshot, noticed);
+    }
+
+    /// As [`Self::push`], and wakes those of a part only.
+    fn push_to(&self, part: Part, snapshot: &Arc<Snapshot>, noticed: Instant) {
         let mut state = self.lock();
         let State { families, proxies, .. } = &mut *state;
         families.turn(snapshot);
         let turns = families.take_turns();
         self.wave.begin(snapshot.generation);
-        // What is new to a class, found out once for all its proxies.
-        let mut pushes: HashMap<*const Classes, Push> = HashMap::new();
-        for connected in proxies.values_mut() {
+        // What is new to a class, found out once for all its proxies that held the same.
+        let mut pushes: HashMap<*const Classes, ClassPush> = HashMap::new();
+        for (id, connected) in proxies.iter_mut() {
             if turns.iter().any(|turn| turn.concerns(&connected.proxy)) {
                 self.read_again(connected, families);
             }
-            let push = pushes.entry(Arc::as_ptr(&connected.classes)).or_default();
-            let wanted = push
-                .wanted
-                .get_or_insert_with(|| families.wanted(&connected.classes))
-                .clone();
+            // What nobody asks for in one turn is forgotten with the next: all classes ask, whoever is woken.
+            let push = pushes
+                .entry(Arc::as_ptr(&connected.classes))
+                .or_insert_with(|| ClassPush::new(families.wanted(&connected.classes), noticed));
+            if !part.has(*id) {
+                continue;
+            }
             connected.wanted.send_if_modified(|current| {
-                let differs = push.differs(current, &wanted);
+                let (next, differs) = push.next(current);
                 if differs {
-                    connected.changed = wanted.snapshot;
+                    connected.changed = next.snapshot;
                     self.wave.add();
                 }
-                *current = if differs {
-                    push.stamped(&wanted, noticed)
-                } else {
-                    wanted
-                };
+                *current = next;
                 differs
             });
         }

@@ -209,12 +209,8 @@ impl Families {
         let one = |(url, places): &(Arc<str>, Vec<usize>)| {
             let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
             let kept = previous.filter(same).and_then(|joined| joined.wanted.set(url)).cloned();
-            let before = || previous.and_then(|joined| joined.wanted.set(url));
-            let joined = kept.unwrap_or_else(|| match (union(parts, places), before()) {
-                (set, Some(before)) => set.after(before),
-                (set, None) => set,
-            });
-            (Arc::clone(url), joined)
+            let joined = || ResourceSet::join(places.iter().map(|&place| &parts[place])).shared();
+            (Arc::clone(url), kept.unwrap_or_else(joined))
         };
         types().iter().map(one).collect()
     }
@@ -231,7 +227,8 @@ impl Families {
         let url: Arc<str> = Arc::from(Family::OnDemandClusters.type_url());
         let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
         let kept = previous.filter(same).and_then(|joined| joined.wanted.by_name.get(&url));
-        let all = kept.cloned().unwrap_or_else(|| union(parts, &places));
+        let all = kept.cloned();
+        let all = all.unwrap_or_else(|| ResourceSet::join(places.iter().map(|&place| &parts[place])).shared());
         [(url, all)].into()
     }
 
@@ -291,7 +288,6 @@ impl Families {
             _ => None,
         };
         let old = self.sets.remove(&key);
-        let before = old.as_ref().map(|held| held.set.clone());
         let held = match (replaced, old) {
             (Some(replaced), Some(old)) => {
                 self.work.by_hosts += 1;
@@ -302,10 +298,7 @@ impl Families {
                 self.whole(old, &select(family, &now.snapshot, &seen.scope, classes))
             }
         };
-        let set = match before {
-            Some(before) => held.set.after(&before),
-            None => held.set,
-        };
+        let set = held.set.shared();
         let held = Held {
             generation,
             set: set.clone(),
@@ -426,20 +419,6 @@ fn patched(old: &ResourceSet, new: ResourceSet) -> ResourceSet {
         }
     }
     patched
-}
-
-/// Sets of several families of one type; the first of a name wins.
-fn union(parts: &[ResourceSet], places: &[usize]) -> ResourceSet {
-    let mut sets = places.iter().map(|&place| &parts[place]);
-    let mut all = sets.next().cloned().unwrap_or_default();
-    for set in sets {
-        for resource in set.iter() {
-            if all.get(&resource.name).is_none() {
-                all.insert(Arc::clone(resource));
-            }
-        }
-    }
-    all
 }
 
 /// The types of resources, each with the places among all of those families that come unasked; shared by all classes.

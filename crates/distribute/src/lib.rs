@@ -8,6 +8,7 @@
 mod distributor;
 mod families;
 mod progress;
+mod rounds;
 mod wave;
 
 pub use distributor::{ConnectedProxy, Distributor, ReadProxy};

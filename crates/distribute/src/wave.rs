@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 /// Shortest time from the end of a push to the next.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// Longest time from the beginning of a push to the next, unless compilation alone takes longer.
+/// Longest time from the beginning of a push to that of the next to the same proxies, unless more cannot be done.
 const LONGEST: Duration = Duration::from_secs(1);
 /// How long a push may take to go out before the next no longer waits for it: for any, and for each proxy.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -57,10 +57,11 @@ impl Wave {
         passed >= told - told / 10
     }
 
-    /// Waits until it is time for the next push, after one for a change that was noticed at `noticed`.
-    pub(crate) async fn rest(&self, noticed: Instant) {
+    /// Waits until it is time for the next push, after one to one of so many parts that began at `begun`. Returns how long
+    /// that took to go out.
+    pub(crate) async fn rest(&self, begun: Instant, parts: u32) -> Duration {
         let told = u32::try_from(self.told.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        let limit = noticed + PATIENCE.saturating_add(PATIENCE_EACH.saturating_mul(told)).min(LONGEST);
+        let limit = begun + PATIENCE.saturating_add(PATIENCE_EACH.saturating_mul(told)).min(LONGEST);
         while !self.is_over() {
             if tokio::time::timeout_at(limit.into(), self.moved.notified())
                 .await
@@ -69,15 +70,18 @@ impl Wave {
                 break;
             }
         }
-        let spent = noticed.elapsed();
-        tokio::time::sleep(pause(spent)).await;
+        let spent = begun.elapsed();
+        tokio::time::sleep(pause(spent, parts)).await;
+        spent
     }
 }
 
-/// How long to wait after a push that took so long to go out: from its beginning to that of the next it is twice as long, so
-/// that pushes take half of what there is at most.
-fn pause(spent: Duration) -> Duration {
-    spent.min(LONGEST.saturating_sub(spent)).max(SHORTEST_PAUSE)
+/// How long to wait after a push to one of so many parts that took so long to go out: half as long again, so that pushes take
+/// two fifths of what there is at most. Where that is too long for a mesh so large, it is less, so that each part has its
+/// turn in time.
+fn pause(spent: Duration, parts: u32) -> Duration {
+    let room = (LONGEST / parts).saturating_sub(spent);
+    (spent * 3 / 2).min(room).max(SHORTEST_PAUSE / parts)
 }
 
 #[cfg(test)]
@@ -90,14 +94,17 @@ mod tests {
         let cases = [
             (0, 10),
             (4, 10),
-            (20, 20),
-            (200, 200),
+            (20, 30),
+            (200, 300),
             (600, 400),
             (990, 10),
             (5000, 10),
         ];
         for (spent, expected) in cases {
-            assert_eq!(pause(millis(spent)), millis(expected), "{spent} ms");
+            assert_eq!(pause(millis(spent), 1), millis(expected), "{spent} ms");
+        }
+        for (spent, expected) in [(20, 30), (60, 40), (100, 1)] {
+            assert_eq!(pause(millis(spent), 10), millis(expected), "{spent} ms of ten parts");
         }
     }
 
@@ -117,7 +124,7 @@ mod tests {
         wave.passed(2, 7);
         assert!(wave.is_over());
         let begun = tokio::time::Instant::now();
-        wave.rest(Instant::now()).await;
+        wave.rest(Instant::now(), 1).await;
         assert!(begun.elapsed() < millis(50), "{:?}", begun.elapsed());
     }
 
@@ -127,7 +134,7 @@ mod tests {
         wave.begin(1);
         wave.add();
         let begun = tokio::time::Instant::now();
-        wave.rest(Instant::now()).await;
+        wave.rest(Instant::now(), 1).await;
         assert!(begun.elapsed() <= millis(200), "{:?}", begun.elapsed());
     }
 

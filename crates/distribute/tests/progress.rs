@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test whose data is not as expected fails")]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use lateen_distribute::{Distributor, ProgressMetrics};
 use lateen_lower::{Change, Event as Changed, Index, Kind, Object, Settings, yaml};
@@ -13,13 +14,18 @@ use lateen_runtime::metrics::Metrics;
 use lateen_xds::types::CLUSTER;
 use lateen_xds::{Dialect, Discovery as _, Event, Node, Peer, Subscription as _};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 const SERVICE: &str =
     "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: default}, spec: {ports: [{name: http, port: 80}]}}";
 
 fn first() -> Arc<Snapshot> {
-    let mut index = Index::new(Settings::new("").unwrap());
-    let object = Object::decode(Kind::Service, &yaml::parse(SERVICE).unwrap())
+    with(&mut Index::new(Settings::new("").unwrap()), SERVICE)
+}
+
+/// The snapshot after one more Service.
+fn with(index: &mut Index, service: &str) -> Arc<Snapshot> {
+    let object = Object::decode(Kind::Service, &yaml::parse(service).unwrap())
         .unwrap()
         .value;
     index.apply(vec![Changed {
@@ -39,6 +45,10 @@ fn later(snapshot: &Snapshot, generation: u64) -> Arc<Snapshot> {
 
 fn distributor(snapshot: &Arc<Snapshot>) -> Distributor {
     let (_, snapshots) = watch::channel(Some(Arc::clone(snapshot)));
+    distributor_of(snapshots, snapshot)
+}
+
+fn distributor_of(snapshots: watch::Receiver<Option<Arc<Snapshot>>>, snapshot: &Arc<Snapshot>) -> Distributor {
     let read = |node: &Node, snapshot: &Snapshot| {
         lateen_lower::node::proxy_from_node(node, snapshot).map_err(|error| error.to_string())
     };
@@ -125,4 +135,62 @@ async fn a_rejection_counts_while_the_same_content_is_wanted() {
             .any(|object| object.to_string() == "Service default/a"),
         "{rejection:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_changes_go_on_proxies_take_turns_and_end_with_the_newest() {
+    const PROXIES: usize = 4_000;
+    const CHANGES: u64 = 40;
+    let mut index = Index::new(Settings::new("").unwrap());
+    let first = with(&mut index, SERVICE);
+    let (snapshots, seen) = watch::channel(Some(Arc::clone(&first)));
+    let distributor = distributor_of(seen, &first);
+    let running = tokio::spawn(distributor.clone().run());
+    let mut proxies = JoinSet::new();
+    let newest = Arc::new(AtomicU64::new(u64::MAX));
+    for _ in 0..PROXIES {
+        let mut stream = distributor
+            .connect(node(), &Peer::default(), Dialect::Delta)
+            .await
+            .unwrap();
+        let newest = Arc::clone(&newest);
+        proxies.spawn(async move {
+            let (mut wanted, mut told) = (stream.wanted(), Vec::new());
+            while told.last() != Some(&newest.load(Ordering::Acquire)) {
+                wanted.changed().await.unwrap();
+                // It takes a while until it looks.
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                let snapshot = wanted.borrow_and_update().snapshot;
+                stream.on_turn(snapshot);
+                told.push(snapshot);
+            }
+            told
+        });
+    }
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    for change in 0..CHANGES {
+        ticks.tick().await;
+        let snapshot = with(&mut index, &SERVICE.replace("name: a,", &format!("name: a{change},")));
+        if change + 1 == CHANGES {
+            newest.store(snapshot.generation, Ordering::Release);
+        }
+        snapshots.send_replace(Some(snapshot));
+    }
+    let told = tokio::time::timeout(Duration::from_secs(60), proxies.join_all())
+        .await
+        .unwrap();
+    assert_eq!(told.len(), PROXIES);
+    assert!(told.iter().all(|told| told.is_sorted()));
+    assert!(
+        told.iter().all(|told| told.len() < CHANGES as usize / 2),
+        "pushes follow each other too fast: {:?}",
+        told[0]
+    );
+    assert!(
+        told.iter().any(|one| *one != told[0]),
+        "nobody took turns: {:?}",
+        told[0]
+    );
+    drop(snapshots);
+    running.abort();
 }

@@ -21,5 +21,5 @@ pub use discovery::{Discovery, Event, NamedAny, Peer, Question, Refusal, Respons
 pub use metrics::XdsMetrics;
 pub use resource::{Difference, Resource, ResourceSet, Wanted};
 pub use server::{AdsService, ResponseBody, Settings};
-pub use session::{Dialect, PATIENCE, Push, Session, TypeStatus, Violation};
+pub use session::{Contents, Dialect, PATIENCE, Push, Session, TypeStatus, Violation};
 pub use sessions::{Answered, Nack, SessionRecord, Sessions, SyncState, TypeRecord};

@@ -1,5 +1,7 @@
 //! Resources and sets of them: encoded once, shared by every proxy that holds them.
 
+mod known;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
@@ -11,6 +13,9 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_64;
+
+pub(crate) use self::known::Step;
+use self::known::{Found, Known};
 
 /// One resource, encoded. Two resources are equal when their content hashes are.
 #[derive(Clone)]
@@ -28,24 +33,11 @@ pub struct Resource {
 #[derive(Clone, Default)]
 pub struct ResourceSet {
     map: Map,
-    /// What led to it, for everybody who comes from there.
-    step: Option<Arc<Step>>,
+    /// What is found out about it once, by those who hold a copy that [`Self::shared`] has made.
+    known: Option<Arc<Known>>,
 }
 
 type Map = OrdMap<Arc<str>, Arc<Resource>>;
-
-/// The differences between two sets, found once.
-struct Step {
-    from: Map,
-    differences: Vec<Found>,
-}
-
-/// A [`Difference`] that is kept.
-enum Found {
-    Added(Arc<Resource>),
-    Changed(Arc<Resource>),
-    Removed(Arc<Resource>),
-}
 
 /// One difference between two sets.
 #[derive(Debug, Clone)]
@@ -93,7 +85,12 @@ impl Resource {
 
     /// The version as proxies see it.
     pub fn version(&self) -> String {
-        format!("{:016x}", self.hash)
+        self.digits().map(char::from).into_iter().collect()
+    }
+
+    /// The digits of its version.
+    pub(crate) fn digits(&self) -> [u8; 16] {
+        std::array::from_fn(|at| b"0123456789abcdef"[(self.hash >> (60 - 4 * at)) as usize & 15])
     }
 }
 
@@ -134,13 +131,13 @@ impl ResourceSet {
 
     /// Adds a resource, or replaces the one of its name.
     pub fn insert(&mut self, resource: Arc<Resource>) {
-        self.step = None;
+        self.known = None;
         self.map.insert(Arc::clone(&resource.name), resource);
     }
 
     /// Takes a resource out.
     pub fn remove(&mut self, name: &str) -> Option<Arc<Resource>> {
-        self.step = None;
+        self.known = None;
         self.map.remove(name)
     }
 
@@ -173,32 +170,48 @@ impl ResourceSet {
         self.map.ptr_eq(&other.map)
     }
 
-    /// The same set, which keeps how it differs from the one before: all proxies that hold that one need just this.
+    /// The same set, which keeps what is found out about it, for many proxies that will hold it.
     #[must_use]
-    pub fn after(self, before: &Self) -> Self {
-        if self.is_same(before) || self.step.as_ref().is_some_and(|step| step.from.ptr_eq(&before.map)) {
-            return self;
-        }
-        let found = |difference| match difference {
-            Difference::Added(resource) => Found::Added(Arc::clone(resource)),
-            Difference::Changed(resource) => Found::Changed(Arc::clone(resource)),
-            Difference::Removed(resource) => Found::Removed(Arc::clone(resource)),
-        };
-        let differences = before.compare(&self).map(found).collect();
-        Self {
-            step: Some(Arc::new(Step {
-                from: before.map.clone(),
-                differences,
-            })),
-            ..self
-        }
+    pub fn shared(mut self) -> Self {
+        self.known.get_or_insert_default();
+        self
     }
 
-    /// What to do to this set to get `later`, by name. Structure that both share is passed over, and what [`Self::after`]
-    /// has found is not looked for again.
+    /// All resources of sets of one type; the first of a name wins.
+    ///
+    /// Best with the largest first: what is found out about that one counts for this one, too.
+    #[must_use]
+    pub fn join<'a>(mut sets: impl Iterator<Item = &'a Self>) -> Self {
+        let first = sets.next().cloned().unwrap_or_default();
+        let (mut all, mut more) = (first.clone(), Vec::new());
+        for resource in sets.flat_map(Self::iter) {
+            if all.get(&resource.name).is_none() {
+                all.insert(Arc::clone(resource));
+                more.push(Arc::clone(resource));
+            }
+        }
+        if !more.is_empty() {
+            all.known = Some(Arc::new(Known::joined(first, more)));
+        }
+        all
+    }
+
+    fn joined(&self) -> Option<(&Self, &[Arc<Resource>])> {
+        self.known.as_ref()?.made_of()
+    }
+
+    /// How this set differs from an earlier one, if that was found already or is kept from now on.
+    pub(crate) fn step_from(&self, earlier: &Self) -> Option<&Step> {
+        self.known.as_ref()?.step(earlier, self)
+    }
+
+    /// What to do to this set to get `later`, by name. Structure that both have in common is passed over, and what is known
+    /// of `later` is not looked for again.
     pub fn diff<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = Difference<'a>> {
-        let step = later.step.as_deref().filter(|step| step.from.ptr_eq(&self.map));
-        let direct = (step.is_none() && !self.is_same(later)).then(|| self.compare(later));
+        let same = self.is_same(later);
+        let step = later.known.as_ref().filter(|_| !same);
+        let step = step.and_then(|known| known.step(self, later));
+        let direct = (step.is_none() && !same).then(|| self.compare(later));
         let kept = step.into_iter().flat_map(|step| &step.differences);
         kept.map(|found| match found {
             Found::Added(resource) => Difference::Added(resource),
@@ -206,6 +219,14 @@ impl ResourceSet {
             Found::Removed(resource) => Difference::Removed(resource),
         })
         .chain(direct.into_iter().flatten())
+    }
+
+    /// What `later` has that this set has not, or has with another content.
+    pub(crate) fn brought_by<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = &'a Arc<Resource>> {
+        self.diff(later).filter_map(|difference| match difference {
+            Difference::Added(resource) | Difference::Changed(resource) => Some(resource),
+            Difference::Removed(_) => None,
+        })
     }
 
     fn compare<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = Difference<'a>> {
@@ -222,7 +243,7 @@ impl FromIterator<Arc<Resource>> for ResourceSet {
         let named = resources.into_iter();
         Self {
             map: named.map(|resource| (Arc::clone(&resource.name), resource)).collect(),
-            step: None,
+            known: None,
         }
     }
 }
@@ -286,13 +307,53 @@ mod tests {
         let words = |old: &ResourceSet, new: &ResourceSet| -> Vec<String> {
             old.diff(new).map(|difference| format!("{difference:?}")).collect()
         };
-        let kept = new.clone().after(&old);
+        let kept = new.clone().shared();
         assert_eq!(words(&old, &kept), words(&old, &new));
         assert_eq!(words(&kept, &old), words(&new, &old));
         assert!(words(&kept, &new).is_empty());
         let mut later = kept.clone();
         later.remove("d");
         assert_eq!(words(&old, &later).len(), 2);
+    }
+
+    #[test]
+    fn sets_that_differ_in_the_same_part_take_the_same_step() {
+        let set = |resources: &[Arc<Resource>]| resources.iter().cloned().collect::<ResourceSet>().shared();
+        let (one, other) = (resource("in", "1"), resource("inside", "1"));
+        let before = set(&[resource("a", "1"), resource("b", "1")]);
+        let after = set(&[resource("a", "2"), resource("c", "1")]);
+        let with = |set: &ResourceSet, more: &Arc<Resource>| {
+            let more: ResourceSet = [Arc::clone(more)].into_iter().collect();
+            ResourceSet::join([set, &more].into_iter()).shared()
+        };
+        let step = |more: &Arc<Resource>| {
+            let (from, to) = (with(&before, more), with(&after, more));
+            assert_eq!((from.len(), to.len()), (3, 3));
+            let step = std::ptr::from_ref(to.step_from(&from).unwrap());
+            let found: Vec<String> = from.diff(&to).map(|difference| format!("{difference:?}")).collect();
+            let looked_for: Vec<String> = from.compare(&to).map(|difference| format!("{difference:?}")).collect();
+            assert_eq!(found, looked_for);
+            step
+        };
+        assert_eq!(step(&one), step(&other));
+        // What else differs is found all the same.
+        let (from, to) = (with(&before, &one), with(&after, &other));
+        assert_eq!(from.diff(&to).count(), 5);
+        // The first of a name wins.
+        let name_taken = with(&after, &resource("c", "9"));
+        assert!(name_taken.is_same(&after));
+    }
+
+    #[test]
+    fn a_set_keeps_steps_from_a_few_earlier_ones_and_finds_the_others() {
+        let later: ResourceSet = [resource("a", "new")].into_iter().collect();
+        let later = later.shared();
+        for i in 0..40 {
+            let body = ["1", "2", "3"][i % 3];
+            let earlier: ResourceSet = [resource("a", body), resource("b", body)].into_iter().collect();
+            assert_eq!(earlier.diff(&later).count(), 2);
+            assert_eq!(later.step_from(&earlier).is_some(), i < 16);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! again until its content changes.
 
 mod blame;
+mod contents;
 mod core;
 mod delta;
 mod demand;
@@ -30,8 +31,10 @@ use std::time::{Duration, Instant};
 use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tonic::Status;
 
+pub use self::contents::Contents;
+pub(crate) use self::contents::Kept;
 use self::core::Core;
-use crate::{Event, Resource, Wanted};
+use crate::{Event, Wanted};
 
 /// How long routes wait for clusters, and removals of clusters for routes.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,7 +72,7 @@ pub struct Push {
     /// The snapshot's version.
     pub version: Arc<str>,
     /// What it holds.
-    pub resources: Vec<Arc<Resource>>,
+    pub resources: Contents,
     /// Names of what is gone; never in the state of the world.
     pub removed: Vec<Arc<str>>,
 }

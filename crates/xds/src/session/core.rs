@@ -308,8 +308,12 @@ impl Core {
     }
 
     fn next(&mut self, at: usize, set: &ResourceSet, removals: bool) -> Option<Batch> {
+        let shared = match self.dialect {
+            Dialect::Delta => self.types[at].next_shared(set),
+            Dialect::StateOfTheWorld => None,
+        };
         let silent = self.dialect == Dialect::StateOfTheWorld && !self.is_full(at);
-        self.types[at].next(set, removals, silent)
+        shared.or_else(|| self.types[at].next(set, removals, silent))
     }
 
     fn send(&mut self, at: usize, batch: Batch, set: &ResourceSet, now: Instant) -> Push {
@@ -321,15 +325,10 @@ impl Core {
         }
         let full = self.is_full(at);
         let state = &mut self.types[at];
-        let changed = || batch.changes.iter().filter_map(|change| change.resource.clone());
-        let resources: Vec<_> = if full {
-            state.everything(&batch, set)
-        } else {
-            changed().collect()
-        };
-        let gone = batch.changes.iter().filter(|change| change.resource.is_none());
+        let everything = full.then(|| state.everything(&batch, set));
+        let gone = batch.pieces().filter(|piece| piece.resource.is_none());
         let removed: Vec<_> = match self.dialect {
-            Dialect::Delta => gone.map(|change| Arc::clone(&change.name)).collect(),
+            Dialect::Delta => gone.map(|piece| Arc::clone(piece.name)).collect(),
             Dialect::StateOfTheWorld => Vec::new(),
         };
         self.nonce += 1;
@@ -339,7 +338,11 @@ impl Core {
             snapshot: self.wanted.snapshot,
             version: Arc::clone(&self.wanted.version),
         };
-        state.sent(&batch, response.clone(), set, full.then_some(&*resources));
+        state.sent(&batch, response.clone(), set, everything.as_deref());
+        let resources = match everything {
+            Some(everything) => everything.into_iter().collect(),
+            None => batch.contents(&response.type_url),
+        };
         let push = Push {
             dialect: self.dialect,
             type_url: Arc::clone(&response.type_url),
@@ -352,7 +355,7 @@ impl Core {
             response,
             resources: push.resources.len(),
             removed: push.removed.len(),
-            bytes: push.resources.iter().map(|resource| resource.body.len()).sum(),
+            bytes: push.resources.body_bytes(),
         });
         push
     }
@@ -363,7 +366,7 @@ impl Core {
         let Some(endpoints) = wanted.set(ENDPOINTS).filter(|endpoints| !endpoints.is_empty()) else {
             return;
         };
-        let first = self.types[at].has_nothing() && batch.changes.len() == set.len();
+        let first = self.types[at].has_nothing() && batch.is_all_of(set);
         if first {
             self.warming.sent_all(now);
         }
@@ -371,16 +374,12 @@ impl Core {
         if first && state.is_none() {
             return;
         }
-        for change in &batch.changes {
-            let Some(endpoints) = change
-                .resource
-                .as_ref()
-                .and_then(|cluster| endpoints.get(&cluster.name))
-            else {
+        for piece in batch.pieces() {
+            let Some(endpoints) = piece.resource.and_then(|cluster| endpoints.get(&cluster.name)) else {
                 continue;
             };
             if !first {
-                self.warming.sent(&endpoints.name, change.is_new(), now);
+                self.warming.sent(&endpoints.name, piece.is_new, now);
             }
             if let Some(state) = &mut state {
                 state.resend(&endpoints.name);
@@ -397,8 +396,8 @@ impl Core {
         let Some(state) = self.types.iter_mut().find(|state| &*state.url == VIRTUAL_HOST) else {
             return;
         };
-        for change in batch.changes.iter().filter(|change| change.resource.is_some()) {
-            for host in hosts.with_prefix(&format!("{}/", change.name)) {
+        for piece in batch.pieces().filter(|piece| piece.resource.is_some()) {
+            for host in hosts.with_prefix(&format!("{}/", piece.name)) {
                 state.resend(&host.name);
             }
         }

@@ -23,7 +23,9 @@ pub(super) fn on_request(core: &mut Core, request: &DeltaDiscoveryRequest) -> Re
     if first && request.resource_names_subscribe.is_empty() && state.kind.wildcard {
         state.subscribe_all();
     }
-    for name in &request.resource_names_subscribe {
+    let names = &request.resource_names_subscribe;
+    let all_there_is = state.subscribe_to_all_of(names, &wanted);
+    for name in names.iter().filter(|_| !all_there_is) {
         if name == "*" {
             state.subscribe_all();
         } else {

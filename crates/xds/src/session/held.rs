@@ -183,6 +183,38 @@ impl Held {
         changes
     }
 
+    /// The proxy is known to have nothing and asks for just what a set has.
+    pub(super) fn ask_for_all(&mut self, set: &ResourceSet) {
+        let asked = Entry {
+            subscribed: true,
+            has: Has::Unknown,
+        };
+        self.exceptions = set.iter().map(|resource| (Arc::clone(&resource.name), asked)).collect();
+    }
+
+    /// Whether the proxy is known to have nothing and asked for just what a set has, or for all there is.
+    pub(super) fn awaits_all(&self, set: &ResourceSet, wildcard: bool) -> bool {
+        if !self.is_only_asked(set.len(), wildcard) {
+            return false;
+        }
+        let is_asked = |(name, entry): (&Arc<str>, &Entry), resource: &Resource| {
+            entry.subscribed
+                && !matches!(entry.has, Has::Version(_))
+                && (Arc::ptr_eq(name, &resource.name) || *name == resource.name)
+        };
+        wildcard
+            || self
+                .exceptions
+                .iter()
+                .zip(set.iter())
+                .all(|(asked, resource)| is_asked(asked, resource))
+    }
+
+    /// The shared set, of a proxy that is in step with one.
+    pub(super) fn shared(&self) -> Option<&ResourceSet> {
+        (self.exceptions.is_empty() && !self.base.is_empty()).then_some(&self.base)
+    }
+
     /// Whether the proxy is known to have nothing and asked for just so many names, or for all there is.
     pub(super) fn is_only_asked(&self, names: usize, wildcard: bool) -> bool {
         self.base.is_empty() && self.exceptions.len() == if wildcard { 0 } else { names }

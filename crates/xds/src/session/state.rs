@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::blame::{Blame, mentions};
+use super::contents::{Contents, Kept};
 use super::demand::Demand;
 use super::held::{Change, Entry, Has, Held};
 use crate::ResponseId;
-use crate::resource::{Resource, ResourceSet, Wanted};
+use crate::resource::{Difference, Resource, ResourceSet, Step, Wanted};
 use crate::types::{Kind, kind_of};
 
 /// What is known of one type.
@@ -67,15 +68,38 @@ enum Brings {
     /// All of the target, to a proxy that knows of nothing else: most first responses. They are large, and many are under
     /// way at once, so that they have no list of their own.
     Target,
+    /// What leads from a set to the target, and nothing of it is gone.
+    Step(ResourceSet),
     /// Name and content, or that it is gone.
     Listed(Vec<(Arc<str>, Option<u64>)>),
 }
 
 /// What to send.
 pub(super) struct Batch {
-    pub(super) changes: Vec<Change>,
+    changes: Changes,
     /// The proxy subscribes to everything, and then has it.
     complete: bool,
+}
+
+/// The changes of a batch.
+enum Changes {
+    Listed(Vec<Change>),
+    /// All of a set.
+    Whole(ResourceSet),
+    /// What leads from one set to another, for all proxies that had the one. Nothing is gone.
+    Step {
+        from: ResourceSet,
+        to: ResourceSet,
+    },
+}
+
+/// One of them.
+pub(super) struct Piece<'a> {
+    pub(super) name: &'a Arc<str>,
+    /// What to send, or that it is gone.
+    pub(super) resource: Option<&'a Arc<Resource>>,
+    /// The proxy may not have it under any version.
+    pub(super) is_new: bool,
 }
 
 /// A resource that a proxy rejected.
@@ -267,6 +291,24 @@ impl TypeState {
         self.owes_answer = false;
     }
 
+    /// The proxy, which is known to have nothing, asks for many names at once. Whether they are just those that there are,
+    /// so that there is nothing to find out about each.
+    pub(super) fn subscribe_to_all_of(&mut self, names: &[String], wanted: &ResourceSet) -> bool {
+        let all = !self.wildcard
+            && self.held.is_empty()
+            && self.outstanding.is_none()
+            && names.len() == wanted.len()
+            && names
+                .iter()
+                .zip(wanted.iter())
+                .all(|(name, resource)| *name == *resource.name);
+        if all {
+            self.held.ask_for_all(wanted);
+            self.dirty = true;
+        }
+        all
+    }
+
     /// Has a name sent again though it is equal, if the proxy subscribed to it.
     pub(super) fn resend(&mut self, name: &Arc<str>) {
         if self.covers(name) {
@@ -309,12 +351,48 @@ impl TypeState {
 
     /// Whether something is to be sent.
     pub(super) fn has_changes(&self, wanted: &ResourceSet) -> bool {
-        self.owes_answer || !self.changes(wanted).is_empty()
+        self.owes_answer
+            || match self.step(wanted) {
+                Some((_, step)) => !step.is_empty(),
+                None => !self.changes(wanted).is_empty(),
+            }
     }
 
     /// Whether something is to be sent, or is under way, that the proxy may not have yet under any version.
     pub(super) fn introduces(&self, wanted: &ResourceSet) -> bool {
-        self.changes(wanted).iter().any(Change::is_new)
+        match self.step(wanted) {
+            Some((_, step)) => step.adds(),
+            None => self.changes(wanted).iter().any(Change::is_new),
+        }
+    }
+
+    /// The set that the proxy has, and what leads from it to what is wanted, if that is all that is to be said and can be
+    /// said to all proxies that have the same.
+    fn step<'a>(&'a self, wanted: &'a ResourceSet) -> Option<(&'a ResourceSet, &'a Step)> {
+        let from = self.held.shared().filter(|_| self.blame.is_clean())?;
+        let step = wanted.step_from(from)?;
+        // By name only changed content counts: names that come say nothing of what is subscribed.
+        (!step.removes() && (self.wildcard || !step.adds())).then_some((from, step))
+    }
+
+    /// As [`Self::next`], for a proxy that takes a step with others, or that gets all there is. Not in the state of the world,
+    /// where a response may have to hold more than what changes.
+    pub(super) fn next_shared(&mut self, wanted: &ResourceSet) -> Option<Batch> {
+        let changes = match self.step(wanted) {
+            Some((from, step)) => (!step.is_empty()).then(|| Changes::Step {
+                from: from.clone(),
+                to: wanted.clone(),
+            }),
+            None => {
+                let whole = !wanted.is_empty() && self.blame.is_clean() && self.held.awaits_all(wanted, self.wildcard);
+                whole.then(|| Changes::Whole(wanted.clone()))
+            }
+        }?;
+        (self.owes_answer, self.deferred) = (false, false);
+        Some(Batch {
+            changes,
+            complete: self.wildcard,
+        })
     }
 
     /// The next response, without removals unless `removals`. `None` settles: nothing is to be sent.
@@ -356,7 +434,10 @@ impl TypeState {
         }
         self.owes_answer = false;
         let complete = self.wildcard && changes.len() == all && self.blame.is_clean();
-        Some(Batch { changes, complete })
+        Some(Batch {
+            changes: Changes::Listed(changes),
+            complete,
+        })
     }
 
     /// Every resource of a response that stands for all there is, when `batch` is what it changes: what is not in the
@@ -365,7 +446,7 @@ impl TypeState {
         if batch.complete {
             return wanted.iter().cloned().collect();
         }
-        let changed: BTreeSet<&str> = batch.changes.iter().map(|change| &*change.name).collect();
+        let changed: BTreeSet<&str> = batch.pieces().map(|piece| &**piece.name).collect();
         let mut resources = Vec::new();
         for resource in wanted.iter() {
             let entry = self.held.entry(&resource.name);
@@ -420,16 +501,26 @@ impl TypeState {
         let content = content
             .filter(|_| !batch.complete)
             .map(|resources| resources.iter().cloned().collect());
-        let all_asked = batch.changes.len() == target.len()
-            && batch.changes.iter().all(|c| c.resource.is_some())
-            && self.held.is_only_asked(target.len(), self.wildcard);
-        let exact =
-            content.is_none() && (all_asked || self.held.is_only_behind(batch.changes.len(), target, self.wildcard));
-        let brings = if exact && all_asked {
-            Brings::Target
-        } else {
-            let listed = |c: &Change| (Arc::clone(&c.name), c.resource.as_ref().map(|r| r.hash));
-            Brings::Listed(batch.changes.iter().map(listed).collect())
+        let brings = match &batch.changes {
+            Changes::Whole(_) => Brings::Target,
+            Changes::Step { from, .. } => Brings::Step(from.clone()),
+            Changes::Listed(changes) => {
+                let all_asked = changes.len() == target.len()
+                    && changes.iter().all(|c| c.resource.is_some())
+                    && self.held.is_only_asked(target.len(), self.wildcard);
+                if content.is_none() && all_asked {
+                    Brings::Target
+                } else {
+                    let listed = |c: &Change| (Arc::clone(&c.name), c.resource.as_ref().map(|r| r.hash));
+                    Brings::Listed(changes.iter().map(listed).collect())
+                }
+            }
+        };
+        let exact = match &brings {
+            Brings::Target | Brings::Step(_) => true,
+            Brings::Listed(listed) => {
+                content.is_none() && self.held.is_only_behind(listed.len(), target, self.wildcard)
+            }
         };
         self.waiting = false;
         self.last_nonce = nonce;
@@ -555,16 +646,69 @@ impl TypeState {
     }
 }
 
+impl Batch {
+    /// The changes one by one.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let (listed, whole, step) = match &self.changes {
+            Changes::Listed(changes) => (Some(changes), None, None),
+            Changes::Whole(set) => (None, Some(set), None),
+            Changes::Step { from, to } => (None, None, Some((from, to))),
+        };
+        let listed = listed.into_iter().flatten().map(|change| Piece {
+            name: &change.name,
+            resource: change.resource.as_ref(),
+            is_new: change.is_new(),
+        });
+        let brings = |resource, is_new| Piece {
+            name: &Arc::<Resource>::as_ref(resource).name,
+            resource: Some(resource),
+            is_new,
+        };
+        let whole = whole.into_iter().flat_map(ResourceSet::iter);
+        let step = step.into_iter().flat_map(|(from, to)| from.diff(to));
+        listed
+            .chain(whole.map(move |resource| brings(resource, true)))
+            .chain(step.filter_map(move |difference| match difference {
+                Difference::Added(resource) => Some(brings(resource, true)),
+                Difference::Changed(resource) => Some(brings(resource, false)),
+                Difference::Removed(_) => None,
+            }))
+    }
+
+    /// Whether it brings all of a set, to a proxy that has nothing.
+    pub(super) fn is_all_of(&self, set: &ResourceSet) -> bool {
+        match &self.changes {
+            Changes::Listed(changes) => changes.len() == set.len(),
+            Changes::Whole(_) => true,
+            Changes::Step { .. } => false,
+        }
+    }
+
+    /// Its resources.
+    pub(super) fn contents(&self, type_url: &str) -> Contents {
+        if let Changes::Step { from, to } = &self.changes
+            && let Some(encoded) = to.step_from(from).and_then(|step| step.encoded(type_url))
+        {
+            let (from, to) = (from.clone(), to.clone());
+            return Contents(Kept::Shared { encoded, from, to });
+        }
+        self.pieces().filter_map(|piece| piece.resource.cloned()).collect()
+    }
+}
+
 impl Outstanding {
     /// What it brings, by name, or what it removes.
     fn changes(&self) -> impl Iterator<Item = (&Arc<str>, Option<u64>)> {
-        let (target, listed) = match &self.brings {
-            Brings::Target => (Some(&self.target), None),
-            Brings::Listed(listed) => (None, Some(listed)),
+        let (target, from, listed) = match &self.brings {
+            Brings::Target => (Some(&self.target), None, None),
+            Brings::Step(from) => (None, Some(from), None),
+            Brings::Listed(listed) => (None, None, Some(listed)),
         };
         let target = target.into_iter().flat_map(ResourceSet::iter);
+        let step = from.into_iter().flat_map(|from| from.brought_by(&self.target));
         let listed = listed.into_iter().flatten();
         target
+            .chain(step)
             .map(|resource| (&resource.name, Some(resource.hash)))
             .chain(listed.map(|(name, hash)| (name, *hash)))
     }
@@ -572,7 +716,7 @@ impl Outstanding {
     /// From now on, what the proxy asks for and what the response brings may differ.
     fn list(&mut self) {
         self.exact = false;
-        if matches!(self.brings, Brings::Target) {
+        if !matches!(self.brings, Brings::Listed(_)) {
             let listed = self.changes().map(|(name, hash)| (Arc::clone(name), hash)).collect();
             self.brings = Brings::Listed(listed);
         }

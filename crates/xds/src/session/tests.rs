@@ -16,7 +16,8 @@ fn wanted(snapshot: u64, sets: &[(&str, &[(&str, &str)])]) -> Arc<Wanted> {
         names
             .iter()
             .map(|(name, body)| Resource::new(*name, body.as_bytes().to_vec().into()))
-            .collect()
+            .collect::<ResourceSet>()
+            .shared()
     };
     Arc::new(Wanted {
         snapshot,

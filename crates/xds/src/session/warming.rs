@@ -38,6 +38,9 @@ impl Warming {
     /// The proxy has endpoints.
     pub(super) fn endpoints_acked<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
         self.all = None;
+        if self.clusters.is_empty() {
+            return;
+        }
         for name in names {
             self.clusters.remove(name);
         }

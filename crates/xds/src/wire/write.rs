@@ -1,7 +1,7 @@
 //! Writes a response as gRPC framing and protobuf headers around the resources' shared bodies.
 //!
-//! A body of more than [`COPIED`] bytes goes out as it is, shared by every proxy; smaller ones are gathered into chunks,
-//! because a frame of its own would cost more than the copy.
+//! What others are sent, too, was written once and goes out as it is. Of the rest, a body of more than [`COPIED`] bytes is
+//! shared by every proxy; smaller ones are gathered into chunks, because a frame of its own would cost more than the copy.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
+use crate::session::Kept;
 use crate::{Dialect, Push, Resource};
 
 /// Bodies up to this many bytes are copied.
@@ -46,8 +47,28 @@ pub(crate) struct Writer {
     dialect: Dialect,
     type_url: Arc<str>,
     head: BytesMut,
-    resources: VecDeque<Arc<Resource>>,
-    body: Option<Bytes>,
+    left: Left,
+}
+
+/// What is still to be written.
+#[derive(Debug)]
+enum Left {
+    /// Resources, and before them the body of the one before.
+    Listed {
+        body: Option<Bytes>,
+        resources: VecDeque<Arc<Resource>>,
+    },
+    /// What others are sent, too.
+    Shared(Bytes),
+}
+
+/// Everything of a resource that comes before its body.
+pub(super) struct Header<'a> {
+    dialect: Dialect,
+    type_url: &'a str,
+    resource: &'a Resource,
+    /// The length of the `Any`.
+    any: usize,
 }
 
 impl Writer {
@@ -88,12 +109,21 @@ impl Writer {
         for name in &removed {
             put(&mut fields, key::DELTA_REMOVED, name.as_bytes());
         }
-        let resources: VecDeque<_> = resources.into();
-        let length: usize = resources
-            .iter()
-            .map(|resource| field_len(lengths(dialect, &type_url, resource).0))
-            .sum();
-        let mut head = BytesMut::with_capacity(5 + fields.len() + CHUNK.min(length));
+        // How much may follow in the first piece: it lies in memory until it is sent.
+        let (length, room, left) = match resources.0 {
+            Kept::Listed(listed) => {
+                let one = |resource: &Arc<Resource>| field_len(Header::new(dialect, &type_url, resource).length());
+                let length = listed.iter().map(one).sum();
+                let resources = listed.into();
+                (length, CHUNK.min(length), Left::Listed { body: None, resources })
+            }
+            Kept::Shared { encoded, .. } => {
+                let length = encoded.bytes.len();
+                let room = if length > COPIED { 0 } else { length };
+                (length, room, Left::Shared(encoded.bytes.clone()))
+            }
+        };
+        let mut head = BytesMut::with_capacity(5 + fields.len() + room);
         head.put_u8(0);
         head.put_u32(u32::try_from(fields.len() + length).ok()?);
         head.extend_from_slice(&fields);
@@ -101,62 +131,80 @@ impl Writer {
             dialect,
             type_url,
             head,
-            resources,
-            body: None,
+            left,
         })
     }
 
     /// The next piece, or `None` at the end.
     pub(crate) fn next_chunk(&mut self) -> Option<Bytes> {
-        if let Some(body) = self.body.take() {
-            return Some(body);
-        }
         let mut chunk = std::mem::take(&mut self.head);
-        while chunk.len() < CHUNK
-            && let Some(resource) = self.resources.pop_front()
-        {
-            self.put_header(&mut chunk, &resource);
-            if resource.body.len() <= COPIED {
-                chunk.extend_from_slice(&resource.body);
-            } else {
-                self.body = Some(resource.body.clone());
-                break;
+        match &mut self.left {
+            Left::Listed { body, resources } => {
+                if let Some(body) = body.take() {
+                    return Some(body);
+                }
+                while chunk.len() < CHUNK
+                    && let Some(resource) = resources.pop_front()
+                {
+                    Header::new(self.dialect, &self.type_url, &resource).put(&mut chunk);
+                    if resource.body.len() <= COPIED {
+                        chunk.extend_from_slice(&resource.body);
+                    } else {
+                        *body = Some(resource.body.clone());
+                        break;
+                    }
+                }
+            }
+            Left::Shared(bytes) if chunk.is_empty() => {
+                let next = bytes.split_to(CHUNK.min(bytes.len()));
+                return (!next.is_empty()).then_some(next);
+            }
+            Left::Shared(bytes) => {
+                if bytes.len() <= COPIED {
+                    chunk.extend_from_slice(bytes);
+                    bytes.clear();
+                }
             }
         }
         (!chunk.is_empty()).then(|| chunk.freeze())
     }
-
-    /// Everything that comes before a resource's body.
-    fn put_header(&self, chunk: &mut BytesMut, resource: &Resource) {
-        let (length, any) = lengths(self.dialect, &self.type_url, resource);
-        match self.dialect {
-            Dialect::Delta => {
-                put_key(chunk, key::DELTA_RESOURCES, length);
-                put(chunk, key::RESOURCE_NAME, resource.name.as_bytes());
-                put(chunk, key::RESOURCE_VERSION, resource.version().as_bytes());
-                put_key(chunk, key::RESOURCE_ANY, any);
-            }
-            Dialect::StateOfTheWorld => put_key(chunk, key::SOTW_RESOURCES, length),
-        }
-        put(chunk, key::ANY_TYPE_URL, self.type_url.as_bytes());
-        put_key(chunk, key::ANY_VALUE, resource.body.len());
-    }
 }
 
-/// The length of one element of `resources`, and of the `Any` in it.
-fn lengths(dialect: Dialect, type_url: &str, resource: &Resource) -> (usize, usize) {
-    let any = field_len(type_url.len()) + field_len(resource.body.len());
-    match dialect {
-        Dialect::Delta => (
-            field_len(resource.name.len()) + field_len(VERSION) + field_len(any),
-            any,
-        ),
-        Dialect::StateOfTheWorld => (any, any),
+impl<'a> Header<'a> {
+    pub(super) fn new(dialect: Dialect, type_url: &'a str, resource: &'a Resource) -> Self {
+        Self {
+            dialect,
+            type_url,
+            resource,
+            any: field_len(type_url.len()) + field_len(resource.body.len()),
+        }
+    }
+
+    /// The length of the element of `resources` that it begins, with the body.
+    pub(super) fn length(&self) -> usize {
+        match self.dialect {
+            Dialect::Delta => field_len(self.resource.name.len()) + field_len(VERSION) + field_len(self.any),
+            Dialect::StateOfTheWorld => self.any,
+        }
+    }
+
+    pub(super) fn put(&self, chunk: &mut BytesMut) {
+        match self.dialect {
+            Dialect::Delta => {
+                put_key(chunk, key::DELTA_RESOURCES, self.length());
+                put(chunk, key::RESOURCE_NAME, self.resource.name.as_bytes());
+                put(chunk, key::RESOURCE_VERSION, &self.resource.digits());
+                put_key(chunk, key::RESOURCE_ANY, self.any);
+            }
+            Dialect::StateOfTheWorld => put_key(chunk, key::SOTW_RESOURCES, self.any),
+        }
+        put(chunk, key::ANY_TYPE_URL, self.type_url.as_bytes());
+        put_key(chunk, key::ANY_VALUE, self.resource.body.len());
     }
 }
 
 /// The length of a field with a key of one byte.
-fn field_len(length: usize) -> usize {
+pub(super) fn field_len(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }
 
@@ -281,7 +329,7 @@ mod tests {
     #[test]
     fn nothing_is_a_message_too() {
         let empty = Push {
-            resources: Vec::new(),
+            resources: crate::Contents::from_iter([]),
             removed: Vec::new(),
             ..push(Dialect::Delta)
         };

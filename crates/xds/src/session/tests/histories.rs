@@ -69,7 +69,23 @@ fn wanted(snapshot: u64, all: &BTreeMap<Arc<str>, ResourceSet>, on_demand: bool)
             set.remove(name);
         }
     }
+    for set in wanted.sets.values_mut().chain(wanted.by_name.values_mut()) {
+        *set = made(snapshot, set);
+    }
     Arc::new(wanted)
+}
+
+/// The same set, as it is made for one stream, for many, or of two others.
+fn made(snapshot: u64, set: &ResourceSet) -> ResourceSet {
+    match snapshot % 3 {
+        0 => set.clone(),
+        1 => set.clone().shared(),
+        _ => {
+            let mut first = set.clone();
+            let more: ResourceSet = first.remove("b").into_iter().collect();
+            ResourceSet::join([&first.shared(), &more].into_iter()).shared()
+        }
+    }
 }
 
 fn run(dialect: Dialect, steps: &[Step]) -> Result<(), TestCaseError> {

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use lateen_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
 use lateen_proto::google::rpc::Status;
+use prost::Message as _;
 
+use crate::session::Kept;
 use crate::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE, kind_of};
 use crate::{Dialect, Event, Push, Resource, Session, Wanted};
 
@@ -194,6 +196,7 @@ impl Pair {
             .collect();
         let removed: Vec<String> = push.removed.iter().map(|name| format!(" -{name}")).collect();
         self.log.push(format!("{short}{}{}", names.concat(), removed.concat()));
+        assert_written_as_said(&push);
         if !self.is_full(&push.type_url) {
             for resource in &push.resources {
                 let sent = (push.type_url.to_string(), resource.name.to_string(), resource.hash);
@@ -378,6 +381,25 @@ impl Pair {
         }
         faults
     }
+}
+
+/// What was written for several proxies is what this one is to be sent.
+fn assert_written_as_said(push: &Push) {
+    let Kept::Shared { encoded, .. } = &push.resources.0 else {
+        return;
+    };
+    assert_eq!(push.resources.len(), push.resources.iter().count());
+    let written = DeltaDiscoveryResponse::decode(encoded.bytes.clone()).unwrap();
+    // Whatever the order.
+    let written = written.resources.iter().map(|written| {
+        let body = &written.resource.as_ref().unwrap().value;
+        (&*written.name, (written.version.clone(), &body[..]))
+    });
+    let said = push
+        .resources
+        .iter()
+        .map(|said| (&*said.name, (said.version(), &said.body[..])));
+    assert_eq!(written.collect::<BTreeMap<_, _>>(), said.collect());
 }
 
 fn drop_or_add(names: &mut BTreeSet<String>, name: &str, add: bool) {
