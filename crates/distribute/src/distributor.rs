@@ -157,7 +157,7 @@ impl Distributor {
     /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
     ///
     /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
-    /// gone out and half as long again, and are pushed together, to a part of the proxies after the other if there are many.
+    /// been taken by most and that time again, and are pushed together, to a part of the proxies after the other if there are many.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();
         let mut rounds = Rounds::new();
@@ -374,7 +374,6 @@ impl Distributor {
             settled,
             state: Arc::clone(&self.state),
             moved: self.moved.clone(),
-            turned: snapshot.generation,
             wave: Arc::clone(&self.wave),
             proxies: self.metrics.proxies.clone(),
         })
@@ -474,8 +473,6 @@ pub struct Registration {
     settled: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
     moved: watch::Sender<()>,
-    /// The newest snapshot that was looked at for this proxy.
-    turned: u64,
     wave: Arc<Wave>,
     proxies: prometheus::IntGauge,
 }
@@ -488,7 +485,8 @@ impl Subscription for Registration {
     fn on_event(&mut self, event: &Event) {
         match event {
             Event::Settled { snapshot } => {
-                self.settled.fetch_max(*snapshot, Ordering::Relaxed);
+                let before = self.settled.fetch_max(*snapshot, Ordering::Relaxed);
+                self.wave.taken(before, *snapshot);
                 self.moved.send_replace(());
             }
             Event::Rejected {
@@ -509,13 +507,6 @@ impl Subscription for Registration {
                 self.moved.send_replace(());
             }
             _ => {}
-        }
-    }
-
-    fn on_turn(&mut self, snapshot: u64) {
-        if snapshot > self.turned {
-            self.wave.passed(self.turned, snapshot);
-            self.turned = snapshot;
         }
     }
 }

@@ -15,15 +15,16 @@ const PATIENCE_EACH: Duration = Duration::from_micros(100);
 
 /// A push on its way to those proxies that it brings something.
 ///
-/// To compile it is the smaller part of the work: each proxy's stream finds out what is new to it and writes that. Changes
-/// that come meanwhile would only queue up behind it, so they are gathered, and all streams have the less to do.
+/// To compile it is the smaller part of the work: each proxy's stream finds out what is new to it and writes that, and the
+/// proxy takes it and says so. Changes that come meanwhile would only queue up behind it, so they are gathered, and all have
+/// the less to do; what is sent to those that are not ready for it would grow old on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Wave {
     snapshot: AtomicU64,
     /// So many proxies are told of it.
     told: AtomicUsize,
-    /// So many streams have turned to it.
-    passed: AtomicUsize,
+    /// So many have taken it.
+    taken: AtomicUsize,
     moved: Notify,
 }
 
@@ -31,7 +32,7 @@ impl Wave {
     /// A push of this snapshot begins.
     pub(crate) fn begin(&self, snapshot: u64) {
         self.told.store(0, Ordering::Relaxed);
-        self.passed.store(0, Ordering::Relaxed);
+        self.taken.store(0, Ordering::Relaxed);
         self.snapshot.store(snapshot, Ordering::Relaxed);
     }
 
@@ -40,21 +41,22 @@ impl Wave {
         self.told.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A stream turned from one snapshot to another.
-    pub(crate) fn passed(&self, from: u64, to: u64) {
+    /// A proxy that had all of one snapshot, or nothing yet (0), has all of another.
+    pub(crate) fn taken(&self, from: u64, to: u64) {
         let snapshot = self.snapshot.load(Ordering::Relaxed);
-        if from < snapshot && snapshot <= to {
-            self.passed.fetch_add(1, Ordering::Relaxed);
+        // Whoever has just connected was not told.
+        if from > 0 && from < snapshot && snapshot <= to {
+            self.taken.fetch_add(1, Ordering::Relaxed);
             if self.is_over() {
                 self.moved.notify_one();
             }
         }
     }
 
-    /// Most streams have turned to it. A few whose connections are full must not hold up the others.
+    /// Most have taken it. A few that are slow must not hold up the others.
     fn is_over(&self) -> bool {
-        let (told, passed) = (self.told.load(Ordering::Relaxed), self.passed.load(Ordering::Relaxed));
-        passed >= told - told / 10
+        let (told, taken) = (self.told.load(Ordering::Relaxed), self.taken.load(Ordering::Relaxed));
+        taken >= told - told / 10
     }
 
     /// Waits until it is time for the next push, after one to one of so many parts that began at `begun`. Returns how long
@@ -76,12 +78,12 @@ impl Wave {
     }
 }
 
-/// How long to wait after a push to one of so many parts that took so long to go out: half as long again, so that pushes take
-/// two fifths of what there is at most. Where that is too long for a mesh so large, it is less, so that each part has its
-/// turn in time.
+/// How long to wait after a push to one of so many parts that took so long to be taken: that time again, so that pushes take
+/// half of what there is at most. Where that is too long for a mesh so large, it is less, so that each part has its turn in
+/// time.
 fn pause(spent: Duration, parts: u32) -> Duration {
     let room = (LONGEST / parts).saturating_sub(spent);
-    (spent * 3 / 2).min(room).max(SHORTEST_PAUSE / parts)
+    spent.min(room).max(SHORTEST_PAUSE / parts)
 }
 
 #[cfg(test)]
@@ -94,8 +96,8 @@ mod tests {
         let cases = [
             (0, 10),
             (4, 10),
-            (20, 30),
-            (200, 300),
+            (20, 20),
+            (200, 200),
             (600, 400),
             (990, 10),
             (5000, 10),
@@ -103,25 +105,25 @@ mod tests {
         for (spent, expected) in cases {
             assert_eq!(pause(millis(spent), 1), millis(expected), "{spent} ms");
         }
-        for (spent, expected) in [(20, 30), (60, 40), (100, 1)] {
+        for (spent, expected) in [(20, 20), (60, 40), (100, 1)] {
             assert_eq!(pause(millis(spent), 10), millis(expected), "{spent} ms of ten parts");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_push_is_over_when_most_have_turned_to_it() {
+    async fn a_push_is_over_when_most_have_taken_it() {
         let wave = Wave::default();
         wave.begin(7);
         for _ in 0..20 {
             wave.add();
         }
         // One that was further, one that comes from further behind than the push before.
-        wave.passed(7, 8);
+        wave.taken(7, 8);
         for from in [6; 17] {
-            wave.passed(from, 7);
+            wave.taken(from, 7);
         }
         assert!(!wave.is_over());
-        wave.passed(2, 7);
+        wave.taken(2, 7);
         assert!(wave.is_over());
         let begun = tokio::time::Instant::now();
         wave.rest(Instant::now(), 1).await;

@@ -145,7 +145,8 @@ async fn while_changes_go_on_proxies_take_turns_and_end_with_the_newest() {
     let first = with(&mut index, SERVICE);
     let (snapshots, seen) = watch::channel(Some(Arc::clone(&first)));
     let distributor = distributor_of(seen, &first);
-    let running = tokio::spawn(distributor.clone().run());
+    let mut running = JoinSet::new();
+    running.spawn(distributor.clone().run());
     let mut proxies = JoinSet::new();
     let newest = Arc::new(AtomicU64::new(u64::MAX));
     for _ in 0..PROXIES {
@@ -156,12 +157,13 @@ async fn while_changes_go_on_proxies_take_turns_and_end_with_the_newest() {
         let newest = Arc::clone(&newest);
         proxies.spawn(async move {
             let (mut wanted, mut told) = (stream.wanted(), Vec::new());
+            stream.on_event(&Event::Settled { snapshot: 1 });
             while told.last() != Some(&newest.load(Ordering::Acquire)) {
                 wanted.changed().await.unwrap();
                 // It takes a while until it looks.
                 tokio::time::sleep(Duration::from_millis(400)).await;
                 let snapshot = wanted.borrow_and_update().snapshot;
-                stream.on_turn(snapshot);
+                stream.on_event(&Event::Settled { snapshot });
                 told.push(snapshot);
             }
             told
@@ -191,6 +193,7 @@ async fn while_changes_go_on_proxies_take_turns_and_end_with_the_newest() {
         "nobody took turns: {:?}",
         told[0]
     );
+    // It ends with the snapshots.
     drop(snapshots);
-    running.abort();
+    running.join_all().await;
 }

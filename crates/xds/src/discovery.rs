@@ -79,10 +79,6 @@ pub trait Subscription: Send + 'static {
 
     /// Told of everything that happens on the stream, in order.
     fn on_event(&mut self, event: &Event);
-
-    /// Told that what this snapshot brings was found out: its first response is about to be written, or nothing is to be
-    /// sent yet. Called for the same snapshot any number of times.
-    fn on_turn(&mut self, _snapshot: u64) {}
 }
 
 /// Why a proxy gets nothing.

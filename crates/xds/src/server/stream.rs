@@ -343,7 +343,6 @@ where
                 .observe(since.elapsed().as_secs_f64());
         }
         running.note(&self.shared);
-        running.subscription.on_turn(running.session.wanted().snapshot);
         let Some(push) = push else { return Ok(false) };
         let writer = Writer::new(push, &self.shared.control_plane);
         let writer = writer.ok_or_else(|| Status::resource_exhausted("a response of 4 GiB cannot be sent"))?;
