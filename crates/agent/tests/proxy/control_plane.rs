@@ -114,6 +114,10 @@ impl ControlPlane {
             .resources
             .send_replace(BTreeMap::from([("stop".to_owned(), Vec::new())]));
         self.server.shutdown().await;
+        // A stream that looks only later must still see it.
+        tokio::time::timeout(Duration::from_secs(30), self.shared.resources.closed())
+            .await
+            .expect("streams go on");
         self.shared.resources.send_replace(BTreeMap::new());
         Saved(self.shared)
     }
@@ -362,6 +366,9 @@ impl AggregatedDiscoveryService for Service {
         // Whatever is asked for is sent whenever there is any of it.
         let answers = futures::stream::unfold(state, |(mut requests, mut resources, shared, mut asked)| async move {
             loop {
+                if resources.borrow().contains_key("stop") {
+                    return None;
+                }
                 tokio::select! {
                     request = requests.message() => {
                         let request = request.ok()??;
@@ -371,9 +378,6 @@ impl AggregatedDiscoveryService for Service {
                     changed = resources.changed() => changed.ok()?,
                 }
                 let all = resources.borrow_and_update().clone();
-                if all.contains_key("stop") {
-                    return None;
-                }
                 let Some(type_url) = asked.clone() else { continue };
                 let Some(found) = all.get(&type_url) else { continue };
                 let resources_of_type = found.iter().filter_map(|resource| resource.resource.clone()).collect();
