@@ -157,7 +157,8 @@ impl Distributor {
     /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
     ///
     /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
-    /// been taken by most and that time again, and are pushed together, to a part of the proxies after the other if there are many.
+    /// been taken by most and four times as long, and are pushed together, to a part of the proxies after the other if
+    /// there are many.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();
         let mut rounds = Rounds::new();

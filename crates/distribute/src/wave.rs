@@ -78,12 +78,12 @@ impl Wave {
     }
 }
 
-/// How long to wait after a push to one of so many parts that took so long to be taken: that time again, so that pushes take
-/// half of what there is at most. Where that is too long for a mesh so large, it is less, so that each part has its turn in
-/// time.
+/// How long to wait after a push to one of so many parts that took so long to be taken: four times as long, so that pushes
+/// take a fifth of the time at most. Where that is too long for a mesh so large, it is less, so that each part has its turn
+/// in time.
 fn pause(spent: Duration, parts: u32) -> Duration {
     let room = (LONGEST / parts).saturating_sub(spent);
-    spent.min(room).max(SHORTEST_PAUSE / parts)
+    (spent * 4).min(room).max(SHORTEST_PAUSE / parts)
 }
 
 #[cfg(test)]
@@ -95,9 +95,10 @@ mod tests {
         let millis = Duration::from_millis;
         let cases = [
             (0, 10),
-            (4, 10),
-            (20, 20),
-            (200, 200),
+            (2, 10),
+            (4, 16),
+            (20, 80),
+            (200, 800),
             (600, 400),
             (990, 10),
             (5000, 10),
@@ -105,7 +106,7 @@ mod tests {
         for (spent, expected) in cases {
             assert_eq!(pause(millis(spent), 1), millis(expected), "{spent} ms");
         }
-        for (spent, expected) in [(20, 20), (60, 40), (100, 1)] {
+        for (spent, expected) in [(20, 80), (60, 40), (100, 1)] {
             assert_eq!(pause(millis(spent), 10), millis(expected), "{spent} ms of ten parts");
         }
     }
