@@ -209,8 +209,7 @@ impl Families {
         let one = |(url, places): &(Arc<str>, Vec<usize>)| {
             let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
             let kept = previous.filter(same).and_then(|joined| joined.wanted.set(url)).cloned();
-            let joined = || ResourceSet::join(places.iter().map(|&place| &parts[place])).shared();
-            (Arc::clone(url), kept.unwrap_or_else(joined))
+            (Arc::clone(url), kept.unwrap_or_else(|| union(parts, places)))
         };
         types().iter().map(one).collect()
     }
@@ -227,8 +226,7 @@ impl Families {
         let url: Arc<str> = Arc::from(Family::OnDemandClusters.type_url());
         let same = |joined: &&Joined| places.iter().all(|&place| joined.parts[place].is_same(&parts[place]));
         let kept = previous.filter(same).and_then(|joined| joined.wanted.by_name.get(&url));
-        let all = kept.cloned();
-        let all = all.unwrap_or_else(|| ResourceSet::join(places.iter().map(|&place| &parts[place])).shared());
+        let all = kept.cloned().unwrap_or_else(|| union(parts, &places));
         [(url, all)].into()
     }
 
@@ -419,6 +417,11 @@ fn patched(old: &ResourceSet, new: ResourceSet) -> ResourceSet {
         }
     }
     patched
+}
+
+/// Sets of several families of one type.
+fn union(parts: &[ResourceSet], places: &[usize]) -> ResourceSet {
+    ResourceSet::join(places.iter().map(|&place| &parts[place]))
 }
 
 /// The types of resources, each with the places among all of those families that come unasked; shared by all classes.

@@ -177,7 +177,7 @@ impl ResourceSet {
         self
     }
 
-    /// All resources of sets of one type; the first of a name wins.
+    /// All resources of sets of one type, as [`Self::shared`]; the first of a name wins.
     ///
     /// Best with the largest first: what is found out about that one counts for this one, too.
     #[must_use]
@@ -193,7 +193,7 @@ impl ResourceSet {
         if !more.is_empty() {
             all.known = Some(Arc::new(Known::joined(first, more)));
         }
-        all
+        all.shared()
     }
 
     fn joined(&self) -> Option<(&Self, &[Arc<Resource>])> {
@@ -324,7 +324,7 @@ mod tests {
         let after = set(&[resource("a", "2"), resource("c", "1")]);
         let with = |set: &ResourceSet, more: &Arc<Resource>| {
             let more: ResourceSet = [Arc::clone(more)].into_iter().collect();
-            ResourceSet::join([set, &more].into_iter()).shared()
+            ResourceSet::join([set, &more].into_iter())
         };
         let step = |more: &Arc<Resource>| {
             let (from, to) = (with(&before, more), with(&after, more));
@@ -354,6 +354,7 @@ mod tests {
             assert_eq!(earlier.diff(&later).count(), 2);
             assert_eq!(later.step_from(&earlier).is_some(), i < 16);
         }
+        assert!(later.clone().shared().step_from(&ResourceSet::new()).is_none());
     }
 
     #[test]

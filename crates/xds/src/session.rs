@@ -15,12 +15,14 @@
 //! A rejected response is sent again in parts until the culprits are alone. What was rejected is not sent to that proxy
 //! again until its content changes.
 
+mod batch;
 mod blame;
 mod contents;
 mod core;
 mod delta;
 mod demand;
 mod held;
+mod outstanding;
 mod sotw;
 mod state;
 mod warming;

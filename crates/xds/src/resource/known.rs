@@ -46,8 +46,12 @@ impl Known {
         }
     }
 
-    /// What leads from an earlier set to the one that this is known of, unless it was asked for from too many.
+    /// What leads from an earlier set to the one that this is known of, unless it was asked for from too many. What leads from
+    /// nothing is the set itself.
     pub(super) fn step(&self, from: &ResourceSet, to: &ResourceSet) -> Option<&Step> {
+        if from.is_empty() {
+            return None;
+        }
         // Where only the first differs that both were made of, it is the same step for everybody who has that one.
         if let (Some((first, more)), Some((first_from, more_from))) = (&self.joined, from.joined())
             && more.len() == more_from.len()

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::state::{Batch, TypeState};
+use super::batch::Batch;
+use super::state::TypeState;
 use super::warming::Warming;
 use super::{Dialect, MAX_NAMES, MAX_TYPES, PATIENCE, Push, TypeStatus, Violation};
 use crate::resource::{ResourceSet, Wanted};

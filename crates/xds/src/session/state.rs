@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::batch::{Batch, Changes};
 use super::blame::{Blame, mentions};
-use super::contents::{Contents, Kept};
 use super::demand::Demand;
 use super::held::{Change, Entry, Has, Held};
+use super::outstanding::{Brings, Outstanding};
 use crate::ResponseId;
-use crate::resource::{Difference, Resource, ResourceSet, Step, Wanted};
+use crate::resource::{Resource, ResourceSet, Step, Wanted};
 use crate::types::{Kind, kind_of};
 
 /// What is known of one type.
@@ -42,64 +43,6 @@ pub(super) struct TypeState {
     pub(super) waiting: bool,
     /// There are removals to send, which wait for the others.
     pub(super) deferred: bool,
-}
-
-/// A response that is not answered yet.
-#[derive(Debug)]
-pub(super) struct Outstanding {
-    pub(super) nonce: u64,
-    pub(super) snapshot: u64,
-    pub(super) version: Arc<str>,
-    brings: Brings,
-    /// Once it is taken the proxy has all that `target` has of what it asked for, and nothing else.
-    exact: bool,
-    /// After it nothing of `target` is missing.
-    complete: bool,
-    target: ResourceSet,
-    /// All there is after it, when that is neither `target` nor known otherwise.
-    content: Option<ResourceSet>,
-    /// Names asked for again since: the answer to this response says nothing of them.
-    superseded: BTreeSet<Arc<str>>,
-}
-
-/// What a response brings.
-#[derive(Debug)]
-enum Brings {
-    /// All of the target, to a proxy that knows of nothing else: most first responses. They are large, and many are under
-    /// way at once, so that they have no list of their own.
-    Target,
-    /// What leads from a set to the target, and nothing of it is gone.
-    Step(ResourceSet),
-    /// Name and content, or that it is gone.
-    Listed(Vec<(Arc<str>, Option<u64>)>),
-}
-
-/// What to send.
-pub(super) struct Batch {
-    changes: Changes,
-    /// The proxy subscribes to everything, and then has it.
-    complete: bool,
-}
-
-/// The changes of a batch.
-enum Changes {
-    Listed(Vec<Change>),
-    /// All of a set.
-    Whole(ResourceSet),
-    /// What leads from one set to another, for all proxies that had the one. Nothing is gone.
-    Step {
-        from: ResourceSet,
-        to: ResourceSet,
-    },
-}
-
-/// One of them.
-pub(super) struct Piece<'a> {
-    pub(super) name: &'a Arc<str>,
-    /// What to send, or that it is gone.
-    pub(super) resource: Option<&'a Arc<Resource>>,
-    /// The proxy may not have it under any version.
-    pub(super) is_new: bool,
 }
 
 /// A resource that a proxy rejected.
@@ -369,7 +312,10 @@ impl TypeState {
     /// The set that the proxy has, and what leads from it to what is wanted, if that is all that is to be said and can be
     /// said to all proxies that have the same.
     fn step<'a>(&'a self, wanted: &'a ResourceSet) -> Option<(&'a ResourceSet, &'a Step)> {
-        let from = self.held.shared().filter(|_| self.blame.is_clean())?;
+        let from = self
+            .held
+            .shared()
+            .filter(|from| self.blame.is_clean() && !from.is_same(wanted))?;
         let step = wanted.step_from(from)?;
         // By name only changed content counts: names that come say nothing of what is subscribed.
         (!step.removes() && (self.wildcard || !step.adds())).then_some((from, step))
@@ -643,89 +589,5 @@ impl TypeState {
     /// Whether nothing is under way or to be sent, as far as is known.
     pub(super) fn is_settled(&self) -> bool {
         self.outstanding.is_none() && !self.dirty && !self.waiting && !self.deferred && !self.blame.searching()
-    }
-}
-
-impl Batch {
-    /// The changes one by one.
-    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
-        let (listed, whole, step) = match &self.changes {
-            Changes::Listed(changes) => (Some(changes), None, None),
-            Changes::Whole(set) => (None, Some(set), None),
-            Changes::Step { from, to } => (None, None, Some((from, to))),
-        };
-        let listed = listed.into_iter().flatten().map(|change| Piece {
-            name: &change.name,
-            resource: change.resource.as_ref(),
-            is_new: change.is_new(),
-        });
-        let brings = |resource, is_new| Piece {
-            name: &Arc::<Resource>::as_ref(resource).name,
-            resource: Some(resource),
-            is_new,
-        };
-        let whole = whole.into_iter().flat_map(ResourceSet::iter);
-        let step = step.into_iter().flat_map(|(from, to)| from.diff(to));
-        listed
-            .chain(whole.map(move |resource| brings(resource, true)))
-            .chain(step.filter_map(move |difference| match difference {
-                Difference::Added(resource) => Some(brings(resource, true)),
-                Difference::Changed(resource) => Some(brings(resource, false)),
-                Difference::Removed(_) => None,
-            }))
-    }
-
-    /// Whether it brings all of a set, to a proxy that has nothing.
-    pub(super) fn is_all_of(&self, set: &ResourceSet) -> bool {
-        match &self.changes {
-            Changes::Listed(changes) => changes.len() == set.len(),
-            Changes::Whole(_) => true,
-            Changes::Step { .. } => false,
-        }
-    }
-
-    /// Its resources.
-    pub(super) fn contents(&self, type_url: &str) -> Contents {
-        if let Changes::Step { from, to } = &self.changes
-            && let Some(encoded) = to.step_from(from).and_then(|step| step.encoded(type_url))
-        {
-            let (from, to) = (from.clone(), to.clone());
-            return Contents(Kept::Shared { encoded, from, to });
-        }
-        self.pieces().filter_map(|piece| piece.resource.cloned()).collect()
-    }
-}
-
-impl Outstanding {
-    /// What it brings, by name, or what it removes.
-    fn changes(&self) -> impl Iterator<Item = (&Arc<str>, Option<u64>)> {
-        let (target, from, listed) = match &self.brings {
-            Brings::Target => (Some(&self.target), None, None),
-            Brings::Step(from) => (None, Some(from), None),
-            Brings::Listed(listed) => (None, None, Some(listed)),
-        };
-        let target = target.into_iter().flat_map(ResourceSet::iter);
-        let step = from.into_iter().flat_map(|from| from.brought_by(&self.target));
-        let listed = listed.into_iter().flatten();
-        target
-            .chain(step)
-            .map(|resource| (&resource.name, Some(resource.hash)))
-            .chain(listed.map(|(name, hash)| (name, *hash)))
-    }
-
-    /// From now on, what the proxy asks for and what the response brings may differ.
-    fn list(&mut self) {
-        self.exact = false;
-        if !matches!(self.brings, Brings::Listed(_)) {
-            let listed = self.changes().map(|(name, hash)| (Arc::clone(name), hash)).collect();
-            self.brings = Brings::Listed(listed);
-        }
-    }
-
-    /// Names of what it brings or removes.
-    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.changes()
-            .map(|(name, _)| name)
-            .filter(|name| !self.superseded.contains(*name))
     }
 }

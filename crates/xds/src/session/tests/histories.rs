@@ -83,7 +83,7 @@ fn made(snapshot: u64, set: &ResourceSet) -> ResourceSet {
         _ => {
             let mut first = set.clone();
             let more: ResourceSet = first.remove("b").into_iter().collect();
-            ResourceSet::join([&first.shared(), &more].into_iter()).shared()
+            ResourceSet::join([&first.shared(), &more].into_iter())
         }
     }
 }
