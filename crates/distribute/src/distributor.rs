@@ -157,7 +157,7 @@ impl Distributor {
     /// Pushes new snapshots to all proxies; runs until the channel closes. Compilation runs on a thread of its own.
     ///
     /// A change that comes while nothing is under way is pushed at once. Those that follow wait until the push before has
-    /// been taken by most and four times as long, and are pushed together, to a part of the proxies after the other if
+    /// been taken by most and for a while longer, and are pushed together, to a part of the proxies after the other if
     /// there are many.
     pub async fn run(self) {
         let mut snapshots = self.snapshots.clone();

@@ -7,6 +7,8 @@ use tokio::sync::Notify;
 
 /// Shortest time from the end of a push to the next.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// Time from the beginning of a push to that of the next to the same proxies, where pushes are quick and changes go on.
+const STEADY: Duration = Duration::from_millis(350);
 /// Longest time from the beginning of a push to that of the next to the same proxies, unless more cannot be done.
 const LONGEST: Duration = Duration::from_secs(1);
 /// How long a push may take to go out before the next no longer waits for it: for any, and for each proxy.
@@ -78,12 +80,15 @@ impl Wave {
     }
 }
 
-/// How long to wait after a push to one of so many parts that took so long to be taken: four times as long, so that pushes
-/// take a fifth of the time at most. Where that is too long for a mesh so large, it is less, so that each part has its turn
-/// in time.
+/// How long to wait after a push to one of so many parts that took so long to be taken. Four times as long, so that pushes
+/// take a fifth of the time, as far as the next push comes within [`STEADY`]; then as long, so that they take half. Where
+/// that is too long for a mesh so large, it is less, so that each part has its turn in time.
 fn pause(spent: Duration, parts: u32) -> Duration {
-    let room = (LONGEST / parts).saturating_sub(spent);
-    (spent * 4).min(room).max(SHORTEST_PAUSE / parts)
+    let until = |period: Duration| (period / parts).saturating_sub(spent);
+    spent
+        .max((spent * 4).min(until(STEADY)))
+        .min(until(LONGEST))
+        .max(SHORTEST_PAUSE / parts)
 }
 
 #[cfg(test)]
@@ -98,7 +103,8 @@ mod tests {
             (2, 10),
             (4, 16),
             (20, 80),
-            (200, 800),
+            (100, 250),
+            (200, 200),
             (600, 400),
             (990, 10),
             (5000, 10),
@@ -106,7 +112,7 @@ mod tests {
         for (spent, expected) in cases {
             assert_eq!(pause(millis(spent), 1), millis(expected), "{spent} ms");
         }
-        for (spent, expected) in [(20, 80), (60, 40), (100, 1)] {
+        for (spent, expected) in [(5, 20), (20, 20), (60, 40), (100, 1)] {
             assert_eq!(pause(millis(spent), 10), millis(expected), "{spent} ms of ten parts");
         }
     }
