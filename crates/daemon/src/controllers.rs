@@ -177,7 +177,6 @@ async fn follow(
     report: watch::Sender<Arc<Report>>,
     drain: Drain,
 ) {
-    let mut moved = distributor.moved();
     let mut holdings = Holdings::default();
     seen.mark_changed();
     loop {
@@ -188,7 +187,7 @@ async fn follow(
                     holdings.record(snapshot, versions);
                 }
             }
-            Ok(()) = moved.changed() => {}
+            () = distributor.moved() => {}
             () = drain.started() => return,
         }
         let progress = distributor.progress();

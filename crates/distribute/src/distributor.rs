@@ -11,7 +11,7 @@ use lateen_model::proxy::ProxyKind;
 use lateen_model::{Diagnostic, Proxy, Snapshot};
 use lateen_names::{Name, ObjectKey, ObjectRef, SpiffeId};
 use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, ResourceSet, Subscription, Wanted};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::families::{Families, class_name};
 use crate::progress::{Progress, ProgressMetrics, Rejection};
@@ -27,7 +27,7 @@ pub struct Distributor {
     read: Arc<ReadProxy>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     state: Arc<Mutex<State>>,
-    moved: watch::Sender<()>,
+    moved: Arc<Notify>,
     wave: Arc<Wave>,
     metrics: ProgressMetrics,
 }
@@ -148,7 +148,7 @@ impl Distributor {
             read: Arc::from(read),
             snapshots,
             state: Arc::new(Mutex::new(state)),
-            moved: watch::Sender::new(()),
+            moved: Arc::default(),
             wave: Arc::default(),
             metrics,
         }
@@ -227,13 +227,14 @@ impl Distributor {
                 differs
             });
         }
+        families.forget_before();
         let (sets, resources) = families.sizes();
         self.metrics.sets.set(i64::try_from(sets).unwrap_or(i64::MAX));
         self.metrics.resources.set(i64::try_from(resources).unwrap_or(i64::MAX));
         let generation = families.generation();
         self.metrics.snapshot.set(i64::try_from(generation).unwrap_or(i64::MAX));
         drop(state);
-        self.moved.send_replace(());
+        self.moved.notify_one();
     }
 
     fn read_again(&self, connected: &mut Connected, families: &mut Families) {
@@ -296,9 +297,10 @@ impl Distributor {
         progress
     }
 
-    /// Wakes whenever [`Self::progress`] may have changed.
-    pub fn moved(&self) -> watch::Receiver<()> {
-        self.moved.subscribe()
+    /// Returns once [`Self::progress`] may have changed since this last returned. For one caller: of several, each change
+    /// wakes one.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// All connected proxies, in the order in which they connected.
@@ -341,9 +343,10 @@ impl Distributor {
             proxies,
             next,
         } = &mut *state;
-        families.turn(&snapshot);
-        // Another stream may have turned to a newer one.
+        // All proxies turn to a newer one together, with the next push: to turn for one of them would leave the sets of all
+        // others behind, which then would have to be selected whole.
         let snapshot = families.snapshot().cloned().unwrap_or(snapshot);
+        families.turn(&snapshot);
         let mut proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
         authorize(&mut proxy, peer, &snapshot)?;
         proxy.capabilities.virtual_hosts = dialect == Dialect::Delta && proxy.kind == ProxyKind::Sidecar;
@@ -368,13 +371,13 @@ impl Distributor {
             .proxies
             .set(i64::try_from(proxies.len()).unwrap_or(i64::MAX));
         drop(state);
-        self.moved.send_replace(());
+        self.moved.notify_one();
         Ok(Registration {
             id,
             receiver,
             settled,
             state: Arc::clone(&self.state),
-            moved: self.moved.clone(),
+            moved: Arc::clone(&self.moved),
             wave: Arc::clone(&self.wave),
             proxies: self.metrics.proxies.clone(),
         })
@@ -473,7 +476,7 @@ pub struct Registration {
     receiver: watch::Receiver<Arc<Wanted>>,
     settled: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
-    moved: watch::Sender<()>,
+    moved: Arc<Notify>,
     wave: Arc<Wave>,
     proxies: prometheus::IntGauge,
 }
@@ -488,7 +491,7 @@ impl Subscription for Registration {
             Event::Settled { snapshot } => {
                 let before = self.settled.fetch_max(*snapshot, Ordering::Relaxed);
                 self.wave.taken(before, *snapshot);
-                self.moved.send_replace(());
+                self.moved.notify_one();
             }
             Event::Rejected {
                 type_url,
@@ -505,7 +508,7 @@ impl Subscription for Registration {
                     connected.rejected.insert(of, (*hash, Arc::clone(reason)));
                 }
                 drop(state);
-                self.moved.send_replace(());
+                self.moved.notify_one();
             }
             _ => {}
         }
@@ -523,6 +526,6 @@ impl Drop for Registration {
         state.proxies.remove(&self.id);
         self.proxies.set(i64::try_from(state.proxies.len()).unwrap_or(i64::MAX));
         drop(state);
-        self.moved.send_replace(());
+        self.moved.notify_one();
     }
 }

@@ -1,5 +1,6 @@
 //! Compiled sets by family and class, and built resources by input.
 
+mod kept;
 mod memo;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,6 +13,7 @@ use lateen_model::{Diagnostic, Proxy, Shared, Snapshot, content_hash};
 use lateen_names::ObjectRef;
 use lateen_xds::{Difference, ResourceSet, Wanted};
 
+use kept::Kept;
 use memo::{Made, Memo};
 
 /// What every class holds as of one snapshot. Owned by one thread at a time; everything that it hands out is shared and
@@ -28,9 +30,9 @@ pub struct Families {
     /// Snapshots turned to since [`Families::take_turns`].
     turns: Vec<Turn>,
     /// What classes see, by their outbound facts.
-    scopes: HashMap<Shared<OutboundFacts>, Seen>,
+    scopes: Kept<Shared<OutboundFacts>, Seen>,
     /// Sets by family and facts.
-    sets: HashMap<Key, Held>,
+    sets: Kept<Key, Held>,
     memo: Memo,
     /// What proxies with the same sets share.
     wanted: HashMap<Classes, Joined>,
@@ -69,7 +71,6 @@ impl Turn {
 }
 
 /// What a class sees of the present snapshot and of the one before.
-#[derive(Clone)]
 struct Seen {
     scope: Arc<Scope>,
     before: Option<Arc<Scope>>,
@@ -92,21 +93,33 @@ enum Facts {
     Extensions(Shared<ExtensionFacts>),
 }
 
-/// A set, and the snapshot with which it was last found to be right.
+/// A set, and the snapshot with which it was last found to be right; `None` if it has yet to be selected.
+#[derive(Default)]
 struct Held {
     set: ResourceSet,
     /// Hash of the list of inputs that the set was selected as; `None` once some of it was selected anew.
     selected: Option<u128>,
     /// What came with findings.
     noted: Vec<Arc<Made>>,
-    generation: u64,
+    generation: Option<u64>,
 }
 
 /// What all proxies of a class hold, and the families' sets that it was joined from.
 struct Joined {
     wanted: Arc<Wanted>,
-    parts: Vec<ResourceSet>,
+    places: Places,
+    parts: [ResourceSet; FAMILIES],
     generation: u64,
+}
+
+const FAMILIES: usize = Family::ALL.len();
+
+/// Where what a class sees is kept, and its sets, in the order of [`Family::ALL`]: most turns concern few of them, and to
+/// look for each by its key would be most of the work. All of them are asked for whenever the class is.
+#[derive(Clone, Copy)]
+struct Places {
+    scope: usize,
+    sets: [usize; FAMILIES],
 }
 
 impl Families {
@@ -117,9 +130,9 @@ impl Families {
         if snapshot.generation <= last && self.now.is_some() {
             return;
         }
-        self.sets.retain(|_, held| held.generation == last);
+        self.sets.retain(|held| held.generation == Some(last));
         self.wanted.retain(|_, joined| joined.generation == last);
-        self.scopes.retain(|_, seen| seen.generation == last);
+        self.scopes.retain(|seen| seen.generation == last);
         self.classes.retain(|_, classes| Arc::strong_count(classes) > 1);
         self.memo.sweep();
         let survey = match self.now.take() {
@@ -140,6 +153,14 @@ impl Families {
             survey,
             version: snapshot.generation.to_string().into(),
         }));
+    }
+
+    /// Forgets what was before the present snapshot, now that everybody has asked.
+    pub fn forget_before(&mut self) {
+        self.before = None;
+        for seen in self.scopes.values_mut() {
+            seen.before = None;
+        }
     }
 
     /// The snapshot last turned to; `None` before the first.
@@ -175,15 +196,20 @@ impl Families {
             return Arc::default();
         };
         let generation = now.snapshot.generation;
-        if let Some(joined) = self.wanted.get(classes)
-            && joined.generation == generation
-        {
-            return Arc::clone(&joined.wanted);
+        let places = match self.wanted.get(classes) {
+            Some(joined) if joined.generation == generation => return Arc::clone(&joined.wanted),
+            Some(joined) => joined.places,
+            None => self.places(&now, classes),
+        };
+        self.look(&now, classes, places.scope);
+        let mut selected = false;
+        for (family, place) in Family::ALL.into_iter().zip(places.sets) {
+            selected |= self.renew(family, &now, classes, place, places.scope);
         }
-        let seen = self.seen(&now, classes);
-        let one = |family| self.set(family, &now, classes, &seen);
-        let parts: Vec<ResourceSet> = Family::ALL.into_iter().map(one).collect();
-        seen.scope.forget_tables();
+        if selected {
+            self.scopes[places.scope].scope.forget_tables();
+        }
+        let parts = places.sets.map(|place| self.sets[place].set.clone());
         let previous = self.wanted.get(classes);
         let sets = Self::join(previous, &parts);
         let by_name = Self::by_name(previous, classes, &parts);
@@ -191,16 +217,38 @@ impl Families {
             snapshot: generation,
             version: Arc::clone(&now.version),
             changed_at: None,
-            sets,
+            sets: Arc::new(sets),
             by_name,
         });
         let joined = Joined {
             wanted: Arc::clone(&wanted),
+            places,
             parts,
             generation,
         };
-        self.wanted.insert(classes.clone(), joined);
+        match self.wanted.get_mut(classes) {
+            Some(kept) => *kept = joined,
+            None => {
+                self.wanted.insert(classes.clone(), joined);
+            }
+        }
         wanted
+    }
+
+    /// Where what a class holds is kept, or will be.
+    fn places(&mut self, now: &Now, classes: &Classes) -> Places {
+        let outbound = &classes.outbound;
+        Places {
+            scope: self.scopes.place(outbound.clone(), || Seen {
+                scope: Arc::new(Scope::within(&now.survey, &now.snapshot, outbound)),
+                before: None,
+                generation: now.snapshot.generation,
+            }),
+            sets: Family::ALL.map(|family| {
+                let facts = facts(family, classes);
+                self.sets.place(Key { family, facts }, Held::default)
+            }),
+        }
     }
 
     /// The families' sets by type. What a type has of one family is that family's set itself: a copy for each class would be
@@ -254,56 +302,54 @@ impl Families {
         self.work
     }
 
-    fn set(&mut self, family: Family, now: &Now, classes: &Classes, seen: &Seen) -> ResourceSet {
-        let key = Key {
-            family,
-            facts: facts(family, classes),
-        };
+    /// Finds out whether a set is still right, and selects anew what is not. Whether anything was selected.
+    fn renew(&mut self, family: Family, now: &Now, classes: &Classes, place: usize, scope: usize) -> bool {
         let generation = now.snapshot.generation;
         let changes = Arc::clone(&self.changes);
-        let anew = match self.sets.get_mut(&key) {
-            Some(held) if held.generation == generation => return held.set.clone(),
-            Some(held) => {
-                let anew = changes.anew(family, classes);
-                if anew == Anew::Nothing {
-                    held.generation = generation;
-                    self.work.kept += 1;
-                    return held.set.clone();
-                }
-                anew
-            }
+        let held = &mut self.sets[place];
+        let anew = match held.generation {
+            Some(found) if found == generation => return false,
+            Some(_) => changes.anew(family, classes),
             None => Anew::Everything,
         };
+        if anew == Anew::Nothing {
+            held.generation = Some(generation);
+            self.work.kept += 1;
+            return false;
+        }
+        let old = std::mem::take(held);
+        let seen = &self.scopes[scope];
+        let (snapshot, scope) = (&*now.snapshot, Arc::clone(&seen.scope));
         let replaced = match (&anew, &self.before, &seen.before) {
             (Anew::Hosts(hosts), Some(before), Some(scope_before)) => {
-                let (snapshot, scope) = (&*now.snapshot, &*seen.scope);
                 let before = Sight {
                     snapshot: before,
                     scope: scope_before,
                 };
-                replaced(family, before, Sight { snapshot, scope }, classes, hosts)
+                let now = Sight {
+                    snapshot,
+                    scope: &scope,
+                };
+                replaced(family, before, now, classes, hosts)
             }
             _ => None,
         };
-        let old = self.sets.remove(&key);
-        let held = match (replaced, old) {
-            (Some(replaced), Some(old)) => {
+        let held = match replaced {
+            Some(replaced) => {
                 self.work.by_hosts += 1;
                 self.replace(old, replaced)
             }
-            (_, old) => {
+            None => {
                 self.work.whole += 1;
-                self.whole(old, &select(family, &now.snapshot, &seen.scope, classes))
+                self.whole(old, &select(family, snapshot, &scope, classes))
             }
         };
-        let set = held.set.shared();
-        let held = Held {
-            generation,
-            set: set.clone(),
+        self.sets[place] = Held {
+            generation: Some(generation),
+            set: held.set.shared(),
             ..held
         };
-        self.sets.insert(key, held);
-        set
+        true
     }
 
     /// A set with some of its resources replaced.
@@ -336,13 +382,12 @@ impl Families {
     }
 
     /// The set of all these inputs' resources; the first of a name wins.
-    fn whole(&mut self, old: Option<Held>, inputs: &[Input]) -> Held {
+    fn whole(&mut self, old: Held, inputs: &[Input]) -> Held {
         let hashes: Vec<u128> = inputs.iter().map(content_hash).collect();
         let selected = Some(content_hash(&hashes));
-        let old = match old {
-            Some(old) if old.selected == selected => return old,
-            old => old,
-        };
+        if old.selected == selected {
+            return old;
+        }
         let mut set = ResourceSet::new();
         let mut noted = Vec::new();
         for (hash, input) in hashes.into_iter().zip(inputs) {
@@ -357,36 +402,30 @@ impl Families {
             }
         }
         Held {
-            set: match &old {
-                Some(old) => patched(&old.set, set),
-                None => set,
+            set: if old.set.is_empty() {
+                set
+            } else {
+                patched(&old.set, set)
             },
             selected,
             noted,
-            generation: 0,
+            generation: None,
         }
     }
 
-    /// What a class sees now, and what it saw before where that is known.
-    fn seen(&mut self, now: &Now, classes: &Classes) -> Seen {
-        let generation = now.snapshot.generation;
-        let read = || Arc::new(Scope::within(&now.survey, &now.snapshot, &classes.outbound));
-        let anew = self.changes.scopes();
-        let seen = self.scopes.entry(classes.outbound.clone()).or_insert_with(|| Seen {
-            scope: read(),
-            before: None,
-            generation,
-        });
-        if seen.generation != generation {
-            let before = Arc::clone(&seen.scope);
-            if anew {
-                seen.scope = read();
-                seen.scope.inherit(&before, &self.changes);
-            }
-            seen.before = Some(before);
-            seen.generation = generation;
+    /// Finds out what a class sees now, unless that was done already.
+    fn look(&mut self, now: &Now, classes: &Classes, place: usize) {
+        let seen = &mut self.scopes[place];
+        if seen.generation == now.snapshot.generation {
+            return;
         }
-        seen.clone()
+        let before = Arc::clone(&seen.scope);
+        if self.changes.scopes() {
+            seen.scope = Arc::new(Scope::within(&now.survey, &now.snapshot, &classes.outbound));
+            seen.scope.inherit(&before, &self.changes);
+        }
+        seen.before = Some(before);
+        seen.generation = now.snapshot.generation;
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 /// Shortest time from the end of a push to the next.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Time from the beginning of a push to that of the next to the same proxies, where pushes are quick and changes go on.
-const STEADY: Duration = Duration::from_millis(350);
+const STEADY: Duration = Duration::from_millis(370);
 /// Longest time from the beginning of a push to that of the next to the same proxies, unless more cannot be done.
 const LONGEST: Duration = Duration::from_secs(1);
 /// How long a push may take to go out before the next no longer waits for it: for any, and for each proxy.
@@ -80,13 +80,13 @@ impl Wave {
     }
 }
 
-/// How long to wait after a push to one of so many parts that took so long to be taken. Four times as long, so that pushes
-/// take a fifth of the time, as far as the next push comes within [`STEADY`]; then as long, so that they take half. Where
+/// How long to wait after a push to one of so many parts that took so long to be taken. Six times as long, so that pushes
+/// take a seventh of the time, as far as the next push comes within [`STEADY`]; then as long, so that they take half. Where
 /// that is too long for a mesh so large, it is less, so that each part has its turn in time.
 fn pause(spent: Duration, parts: u32) -> Duration {
     let until = |period: Duration| (period / parts).saturating_sub(spent);
     spent
-        .max((spent * 4).min(until(STEADY)))
+        .max((spent * 6).min(until(STEADY)))
         .min(until(LONGEST))
         .max(SHORTEST_PAUSE / parts)
 }
@@ -100,10 +100,10 @@ mod tests {
         let millis = Duration::from_millis;
         let cases = [
             (0, 10),
-            (2, 10),
-            (4, 16),
-            (20, 80),
-            (100, 250),
+            (1, 10),
+            (4, 24),
+            (20, 120),
+            (100, 270),
             (200, 200),
             (600, 400),
             (990, 10),
@@ -112,7 +112,7 @@ mod tests {
         for (spent, expected) in cases {
             assert_eq!(pause(millis(spent), 1), millis(expected), "{spent} ms");
         }
-        for (spent, expected) in [(5, 20), (20, 20), (60, 40), (100, 1)] {
+        for (spent, expected) in [(5, 30), (20, 20), (60, 40), (100, 1)] {
             assert_eq!(pause(millis(spent), 10), millis(expected), "{spent} ms of ten parts");
         }
     }

@@ -94,6 +94,26 @@ async fn who_needs_no_byte_of_a_snapshot_has_it_as_soon_as_it_has_the_one_before
 }
 
 #[tokio::test]
+async fn who_connects_between_two_pushes_joins_the_others() {
+    let snapshot = first();
+    let (snapshots, receiver) = watch::channel(Some(Arc::clone(&snapshot)));
+    let distributor = distributor_of(receiver, &snapshot);
+    let connect = async || {
+        let stream = distributor.connect(node(), &Peer::default(), Dialect::Delta).await;
+        stream.unwrap()
+    };
+    let one = connect().await;
+    snapshots.send_replace(Some(later(&snapshot, 2)));
+    // Were it given the newest, what the others hold would be forgotten.
+    let other = connect().await;
+    assert!(Arc::ptr_eq(&one.wanted().borrow(), &other.wanted().borrow()));
+    distributor.push(&later(&snapshot, 2), Instant::now());
+    for stream in [one, other] {
+        assert_eq!(stream.wanted().borrow().snapshot, 2);
+    }
+}
+
+#[tokio::test]
 async fn a_rejection_counts_while_the_same_content_is_wanted() {
     let snapshot = first();
     let distributor = distributor(&snapshot);

@@ -54,7 +54,7 @@ fn server() -> Option<(Runtime, AdsService<World>)> {
         ..Wanted::default()
     };
     for url in [types::CLUSTER, types::ENDPOINTS, types::LISTENER, types::ROUTE] {
-        let set = wanted.sets.entry(url.into()).or_default();
+        let set = Arc::make_mut(&mut wanted.sets).entry(url.into()).or_default();
         for name in ["one", "two"] {
             set.insert(Arc::new(Resource::new(name, Bytes::from_static(b"body"))));
         }

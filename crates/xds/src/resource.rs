@@ -60,7 +60,7 @@ pub struct Wanted {
     /// When the oldest change that this brings was noticed, for the time that proxies take to converge.
     pub changed_at: Option<Instant>,
     /// What to hold of each type, by type URL. A type that is missing is an empty set.
-    pub sets: BTreeMap<Arc<str>, ResourceSet>,
+    pub sets: Arc<BTreeMap<Arc<str>, ResourceSet>>,
     /// Of types of which there is more than comes unasked: all there is, by type URL. What it holds beyond `sets` is for
     /// streams that name it, be it beside a wildcard subscription; of a type that is missing, `sets` has everything.
     pub by_name: BTreeMap<Arc<str>, ResourceSet>,

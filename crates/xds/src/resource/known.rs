@@ -14,8 +14,8 @@ const STEPS: usize = 16;
 pub(super) struct Known {
     /// The set that it was made of, and what was added to it.
     joined: Option<(ResourceSet, Vec<Arc<Resource>>)>,
-    /// In the order in which they were found.
-    steps: [OnceLock<Box<Step>>; STEPS],
+    /// In the order in which they were found. Most sets that are made of others need no room for any.
+    steps: OnceLock<Box<[OnceLock<Box<Step>>; STEPS]>>,
 }
 
 /// The differences between two sets, found once.
@@ -61,6 +61,7 @@ impl Known {
             return Some(step);
         }
         self.steps
+            .get_or_init(Box::default)
             .iter()
             .map(|step| step.get_or_init(|| Box::new(Step::new(from, to))))
             .find(|step| step.from.ptr_eq(&from.map))

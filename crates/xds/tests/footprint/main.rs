@@ -32,11 +32,13 @@ fn wanted(snapshot: u64, clusters: &ResourceSet, endpoints: &ResourceSet) -> Arc
         snapshot,
         version: Arc::from("v"),
         changed_at: None,
-        sets: [
-            (Arc::from(CLUSTER), clusters.clone()),
-            (Arc::from(ENDPOINTS), endpoints.clone()),
-        ]
-        .into(),
+        sets: Arc::new(
+            [
+                (Arc::from(CLUSTER), clusters.clone()),
+                (Arc::from(ENDPOINTS), endpoints.clone()),
+            ]
+            .into(),
+        ),
         ..Wanted::default()
     })
 }

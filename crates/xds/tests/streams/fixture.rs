@@ -147,8 +147,9 @@ impl TestServer {
             next.snapshot += 1;
             next.version = Arc::from(format!("v{}", next.snapshot));
             next.changed_at = Some(Instant::now());
+            let all = Arc::make_mut(&mut next.sets);
             for (url, resources) in sets {
-                next.sets.insert(Arc::from(*url), resources.iter().cloned().collect());
+                all.insert(Arc::from(*url), resources.iter().cloned().collect());
             }
             published = next.snapshot;
             *wanted = Arc::new(next);

@@ -56,23 +56,24 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What is wanted, where these names of some types come on demand.
 fn wanted(snapshot: u64, all: &BTreeMap<Arc<str>, ResourceSet>, on_demand: bool) -> Arc<Wanted> {
-    let mut wanted = Wanted {
-        snapshot,
-        version: Arc::from(format!("v{snapshot}")),
-        sets: all.clone(),
-        ..Wanted::default()
-    };
+    let (mut sets, mut by_name) = (all.clone(), BTreeMap::new());
     for url in [CLUSTER, VIRTUAL_HOST].into_iter().filter(|_| on_demand) {
-        let set = wanted.sets.get_mut(url).unwrap();
-        wanted.by_name.insert(Arc::from(url), set.clone());
+        let set = sets.get_mut(url).unwrap();
+        by_name.insert(Arc::from(url), set.clone());
         for name in ["b", "c", "d"] {
             set.remove(name);
         }
     }
-    for set in wanted.sets.values_mut().chain(wanted.by_name.values_mut()) {
+    for set in sets.values_mut().chain(by_name.values_mut()) {
         *set = made(snapshot, set);
     }
-    Arc::new(wanted)
+    Arc::new(Wanted {
+        snapshot,
+        version: Arc::from(format!("v{snapshot}")),
+        changed_at: None,
+        sets: Arc::new(sets),
+        by_name,
+    })
 }
 
 /// The same set, as it is made for one stream, for many, or of two others.
