@@ -16,7 +16,7 @@ use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 use crate::facts::{Classes, Family};
 use crate::listener::plan;
 use crate::listener::security::upstream_hosts;
-use crate::scope::destinations;
+use crate::scope::{destinations, destinations_besides};
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +42,9 @@ pub struct Changes {
     /// Whether some VirtualService differs, and whether in more than routes of HTTP.
     routes: bool,
     l4_routes: bool,
+    /// Whether some VirtualService is for others than before, or leads to other hosts. What shifts between hosts that it led to
+    /// already changes no cluster.
+    reach: bool,
     /// Hosts toward which routes may differ: those of VirtualServices that differ, or that lead to where services or rules
     /// do, and those of such services; may be wildcards.
     routed: BTreeSet<Hostname>,
@@ -138,8 +141,14 @@ impl Changes {
             let l4 = |route: &VirtualService| !route.tls.is_empty() || !route.tcp.is_empty();
             changes.routes = true;
             let versions: [Option<&VirtualService>; 2] = match change {
-                Change::Added(_, route) | Change::Removed(_, route) => [Some(route), None],
-                Change::Updated(_, old, new) => [Some(old), Some(new)],
+                Change::Added(_, route) | Change::Removed(_, route) => {
+                    changes.reach = true;
+                    [Some(route), None]
+                }
+                Change::Updated(_, old, new) => {
+                    changes.reach |= reach_differs(old, new);
+                    [Some(old), Some(new)]
+                }
             };
             for route in versions.into_iter().flatten() {
                 changes.l4_routes |= l4(route);
@@ -247,10 +256,10 @@ impl Changes {
                     let any = self.services() || self.rules || !self.endpoints.is_empty();
                     self.peers
                         || (router && called)
-                        || (narrowed && self.routes)
+                        || (narrowed && self.reach)
                         || (any && !out.envoy_filters.is_empty())
                 }
-                Family::Endpoints => self.peers || (router && called) || (narrowed && self.routes),
+                Family::Endpoints => self.peers || (router && called) || (narrowed && self.reach),
                 Family::OutboundListeners => {
                     let policies = self.peers || !self.policies.is_empty();
                     let telemetry = out.telemetries.iter().any(|key| self.telemetries.contains(key));
@@ -307,6 +316,16 @@ impl Changes {
         };
         if anew { Anew::Everything } else { Anew::Nothing }
     }
+}
+
+fn reach_differs(old: &VirtualService, new: &VirtualService) -> bool {
+    let to =
+        |route| -> [BTreeSet<&Hostname>; 2] { [destinations(route).collect(), destinations_besides(route).collect()] };
+    old.hosts != new.hosts
+        || old.gateways != new.gateways
+        || old.export_to != new.export_to
+        || old.semantics != new.semantics
+        || to(old) != to(new)
 }
 
 /// Whether a service has listeners of its own for its endpoints.

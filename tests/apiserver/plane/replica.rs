@@ -201,7 +201,6 @@ async fn tell(
     changed: Arc<Notify>,
     report: watch::Sender<Arc<Report>>,
 ) {
-    let mut moved = distributor.moved();
     loop {
         let progress = distributor.progress();
         let rejections = progress.rejections.iter().flat_map(|rejection| {
@@ -229,7 +228,7 @@ async fn tell(
             differs
         });
         tokio::select! {
-            moved = moved.changed() => if moved.is_err() { return },
+            () = distributor.moved() => {}
             () = changed.notified() => {}
         }
     }
