@@ -318,6 +318,8 @@ impl Changes {
     }
 }
 
+/// Whether a VirtualService is for others than before, or leads to other hosts: by routing requests, or otherwise, which
+/// clusters that come on demand do not wait for.
 fn reach_differs(old: &VirtualService, new: &VirtualService) -> bool {
     let to =
         |route| -> [BTreeSet<&Hostname>; 2] { [destinations(route).collect(), destinations_besides(route).collect()] };

@@ -334,7 +334,7 @@ impl Distributor {
     }
 
     fn register(&self, node: Node, peer: &Peer, dialect: Dialect) -> Result<Registration, Refusal> {
-        let Some(snapshot) = self.snapshots.borrow().clone() else {
+        let Some(newest) = self.snapshots.borrow().clone() else {
             return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));
         };
         let mut state = self.lock();
@@ -345,10 +345,10 @@ impl Distributor {
         } = &mut *state;
         // All proxies turn to a newer one together, with the next push: to turn for one of them would leave the sets of all
         // others behind, which then would have to be selected whole.
-        let snapshot = families.snapshot().cloned().unwrap_or(snapshot);
+        let snapshot = families.snapshot().unwrap_or(&newest).clone();
         families.turn(&snapshot);
         let mut proxy = (self.read)(&node, &snapshot).map_err(Refusal::BadNode)?;
-        authorize(&mut proxy, peer, &snapshot)?;
+        authorize(&mut proxy, peer, &newest)?;
         proxy.capabilities.virtual_hosts = dialect == Dialect::Delta && proxy.kind == ProxyKind::Sidecar;
         let Some(classes) = families.classes_of(&proxy) else {
             return Err(Refusal::Unavailable(NOT_COMPLETE.to_owned()));

@@ -210,9 +210,9 @@ impl Families {
             self.scopes[places.scope].scope.forget_tables();
         }
         let parts = places.sets.map(|place| self.sets[place].set.clone());
-        let previous = self.wanted.get(classes);
-        let sets = Self::join(previous, &parts);
-        let by_name = Self::by_name(previous, classes, &parts);
+        let kept = self.wanted.get_mut(classes);
+        let sets = Self::join(kept.as_deref(), &parts);
+        let by_name = Self::by_name(kept.as_deref(), classes, &parts);
         let wanted = Arc::new(Wanted {
             snapshot: generation,
             version: Arc::clone(&now.version),
@@ -226,7 +226,7 @@ impl Families {
             parts,
             generation,
         };
-        match self.wanted.get_mut(classes) {
+        match kept {
             Some(kept) => *kept = joined,
             None => {
                 self.wanted.insert(classes.clone(), joined);

@@ -199,6 +199,16 @@ fn demands() -> Vec<Arc<Object>> {
     decoded(&text)
 }
 
+/// What lets a namespace's sidecars call its own services and those that routes lead to.
+fn fences() -> Vec<Arc<Object>> {
+    let fence = |namespace: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: own, namespace: {namespace}}}\nspec: {{egress: [{{hosts: [./*]}}]}}\n"
+        )
+    };
+    decoded(&["shop", "default"].map(fence).concat())
+}
+
 /// What shares names, addresses and listeners with the plain mesh's hosts.
 fn neighbours() -> Vec<Arc<Object>> {
     let entry = |name: &str, host: &str, more: &str| {
@@ -302,6 +312,12 @@ proptest! {
     fn hosts_by_themselves_change_no_byte(history in histories(0.2)) {
         let objects = [plain_objects(), demands(), demands()].concat();
         follow(&objects, &objects, &history)?;
+    }
+
+    #[test]
+    fn hosts_behind_a_sidecar_change_no_byte(history in histories(0.2)) {
+        let objects = [plain_objects(), demands()].concat();
+        follow(&[fences(), objects.clone()].concat(), &objects, &history)?;
     }
 
     #[test]
