@@ -1,7 +1,8 @@
 //! Writes a response as gRPC framing and protobuf headers around the resources' shared bodies.
 //!
-//! What others are sent, too, was written once and goes out as it is. Of the rest, a body of more than [`COPIED`] bytes is
-//! shared by every proxy; smaller ones are gathered into chunks, because a frame of its own would cost more than the copy.
+//! What others are sent, too, was written once, and goes out as it is if it does not fit into one frame with the rest. A body
+//! of more than [`COPIED`] bytes is shared by every proxy; smaller ones are gathered into chunks, because a frame of its own
+//! would cost more than the copy, here and at the proxy.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ const COPIED: usize = 4096;
 
 /// Chunks end once they have this many bytes: HTTP/2's usual frame.
 const CHUNK: usize = 16 * 1024;
+
+/// What comes before a message in gRPC: a flag, and its length.
+const FRAMING: usize = 5;
 
 /// Digits of a version.
 const VERSION: usize = 16;
@@ -119,11 +123,12 @@ impl Writer {
             }
             Kept::Shared { encoded, .. } => {
                 let length = encoded.bytes.len();
-                let room = if length > COPIED { 0 } else { length };
+                let fits = FRAMING + fields.len() + length <= CHUNK;
+                let room = if fits { length } else { 0 };
                 (length, room, Left::Shared(encoded.bytes.clone()))
             }
         };
-        let mut head = BytesMut::with_capacity(5 + fields.len() + room);
+        let mut head = BytesMut::with_capacity(FRAMING + fields.len() + room);
         head.put_u8(0);
         head.put_u32(u32::try_from(fields.len() + length).ok()?);
         head.extend_from_slice(&fields);
@@ -160,7 +165,7 @@ impl Writer {
                 return (!next.is_empty()).then_some(next);
             }
             Left::Shared(bytes) => {
-                if bytes.len() <= COPIED {
+                if chunk.len() + bytes.len() <= CHUNK {
                     chunk.extend_from_slice(bytes);
                     bytes.clear();
                 }
@@ -225,6 +230,8 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::wire::Encoded;
+    use crate::{Contents, ResourceSet};
 
     fn push(dialect: Dialect) -> Push {
         let sizes = [
@@ -324,6 +331,37 @@ mod tests {
             assert!(chunks.iter().any(|chunk| chunk.as_ptr() == body));
         }
         assert!(chunks.len() <= 10, "{}", chunks.len());
+    }
+
+    #[test]
+    fn what_others_are_sent_too_is_copied_only_where_all_fits_into_one_frame() {
+        let type_url = "type.googleapis.com/a.B";
+        let write = |size: usize| {
+            let resource = Arc::new(Resource::new("r", vec![b'x'; size].into()));
+            let encoded = Arc::new(Encoded::new(type_url, [&resource].into_iter()).unwrap());
+            let kept = encoded.bytes.as_ptr();
+            let resources = Contents(Kept::Shared {
+                encoded,
+                from: ResourceSet::default(),
+                to: ResourceSet::default(),
+            });
+            let chunks = written(
+                Push {
+                    resources,
+                    ..push(Dialect::Delta)
+                },
+                b"",
+            );
+            let read = DeltaDiscoveryResponse::decode(&*message(&chunks)).unwrap();
+            assert_eq!(read.resources[0].resource.as_ref().unwrap().value, resource.body);
+            (chunks, kept)
+        };
+        let (chunks, _) = write(10_000);
+        let most = 10_000 + CHUNK - chunks.concat().len();
+        let (chunks, _) = write(most);
+        assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [CHUNK]);
+        let (chunks, kept) = write(most + 1);
+        assert_eq!((chunks.len(), chunks[1].as_ptr()), (2, kept));
     }
 
     #[test]
