@@ -114,7 +114,7 @@ impl Writer {
             put(&mut fields, key::DELTA_REMOVED, name.as_bytes());
         }
         // How much may follow in the first piece: it lies in memory until it is sent.
-        let (length, room, left) = match resources.0 {
+        let (length, room, mut left) = match resources.0 {
             Kept::Listed(listed) => {
                 let one = |resource: &Arc<Resource>| field_len(Header::new(dialect, &type_url, resource).length());
                 let length = listed.iter().map(one).sum();
@@ -132,6 +132,11 @@ impl Writer {
         head.put_u8(0);
         head.put_u32(u32::try_from(fields.len() + length).ok()?);
         head.extend_from_slice(&fields);
+        if let Left::Shared(bytes) = &mut left
+            && room == bytes.len()
+        {
+            head.extend_from_slice(&std::mem::take(bytes));
+        }
         Some(Self {
             dialect,
             type_url,
@@ -164,12 +169,7 @@ impl Writer {
                 let next = bytes.split_to(CHUNK.min(bytes.len()));
                 return (!next.is_empty()).then_some(next);
             }
-            Left::Shared(bytes) => {
-                if chunk.len() + bytes.len() <= CHUNK {
-                    chunk.extend_from_slice(bytes);
-                    bytes.clear();
-                }
-            }
+            Left::Shared(_) => {}
         }
         (!chunk.is_empty()).then(|| chunk.freeze())
     }
