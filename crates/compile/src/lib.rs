@@ -22,6 +22,7 @@ pub mod nametable;
 pub mod route;
 pub mod scope;
 pub mod secret;
+mod source;
 mod survey;
 #[cfg(test)]
 mod testing;

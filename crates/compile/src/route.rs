@@ -14,8 +14,6 @@ use lateen_model::mesh::Mesh;
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Shared, Snapshot};
 use lateen_names::{Hostname, ObjectRef};
-use lateen_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use lateen_proto::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource};
 use lateen_proto::envoy::config::route::v3 as pb;
 
 use crate::Scope;
@@ -104,11 +102,7 @@ impl Input {
 /// Virtual hosts of a table come over the same stream.
 fn from_ads() -> pb::Vhds {
     pb::Vhds {
-        config_source: Some(ConfigSource {
-            resource_api_version: ApiVersion::V3.into(),
-            config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-            ..Default::default()
-        }),
+        config_source: Some(crate::source::ads()),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::endpoint::members::{Members, Viewer, has_sessions};
 use crate::endpoint::order::Setting;
 use crate::endpoint::peer::AllPeers;
 use crate::facts::OutboundFacts;
-use crate::{Scope, alpn, names};
+use crate::{Scope, alpn, names, source};
 
 /// What one cluster is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -239,7 +239,7 @@ impl Outbound {
         }
         if self.discovery == Discovery::Eds {
             cluster.eds_cluster_config = Some(parts::EdsClusterConfig {
-                eds_config: Some(values::ads()),
+                eds_config: Some(source::awaited(source::ads())),
                 service_name: name.to_owned(),
             });
         }

@@ -6,6 +6,7 @@ use lateen_model::destination::{ClientTls, TlsMode};
 use lateen_proto::any;
 use lateen_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use lateen_proto::envoy::config::core::v3 as core;
+use lateen_proto::envoy::config::core::v3::api_config_source::ApiType;
 use lateen_proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use lateen_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -14,7 +15,7 @@ use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationCo
 
 use super::settings::Settings;
 use super::values;
-use crate::names;
+use crate::{names, source};
 
 /// The cluster of the bootstrap that leads to the agent's secrets.
 const AGENT: &str = "sds-grpc";
@@ -280,32 +281,10 @@ fn validated(names: &[Arc<str>], crl: Option<&str>, authorities: tls::SdsSecretC
 }
 
 fn over_grpc(name: &str, cluster: &str, wait: bool) -> tls::SdsSecretConfig {
-    let service = core::GrpcService {
-        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
-            core::grpc_service::EnvoyGrpc {
-                cluster_name: cluster.to_owned(),
-                ..core::grpc_service::EnvoyGrpc::default()
-            },
-        )),
-        ..core::GrpcService::default()
-    };
-    let source = core::ConfigSource {
-        initial_fetch_timeout: wait.then(prost_types::Duration::default),
-        resource_api_version: core::ApiVersion::V3.into(),
-        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(
-            core::ApiConfigSource {
-                api_type: core::api_config_source::ApiType::Grpc.into(),
-                transport_api_version: core::ApiVersion::V3.into(),
-                grpc_services: vec![service],
-                set_node_on_first_message_only: true,
-                ..core::ApiConfigSource::default()
-            },
-        )),
-        ..core::ConfigSource::default()
-    };
+    let source = source::over_grpc(cluster, ApiType::Grpc);
     tls::SdsSecretConfig {
         name: name.to_owned(),
-        sds_config: Some(source),
+        sds_config: Some(if wait { source::awaited(source) } else { source }),
     }
 }
 
@@ -331,10 +310,7 @@ pub(crate) fn credential_secret(name: &str, settings: &Settings) -> tls::SdsSecr
             } else {
                 names::credential(name)
             },
-            sds_config: Some(core::ConfigSource {
-                initial_fetch_timeout: None,
-                ..values::ads()
-            }),
+            sds_config: Some(source::ads()),
         },
     }
 }

@@ -83,15 +83,3 @@ pub(crate) fn pipe(path: &str) -> core::Address {
         })),
     }
 }
-
-/// Resources that come over the same stream, waited for without limit.
-pub(crate) fn ads() -> core::ConfigSource {
-    core::ConfigSource {
-        initial_fetch_timeout: Some(prost_types::Duration::default()),
-        resource_api_version: core::ApiVersion::V3.into(),
-        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
-            core::AggregatedConfigSource {},
-        )),
-        ..core::ConfigSource::default()
-    }
-}

@@ -6,11 +6,9 @@ use lateen_model::extension::Phase;
 use lateen_model::mesh::PathNormalization;
 use lateen_model::service::Protocol;
 use lateen_proto::any;
-use lateen_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use lateen_proto::envoy::config::core::v3::http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat};
 use lateen_proto::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
-    TypedExtensionConfig,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, TypedExtensionConfig,
 };
 use lateen_proto::envoy::config::listener::v3 as pb;
 use lateen_proto::envoy::config::route::v3::RouteConfiguration;
@@ -33,8 +31,8 @@ use super::Common;
 use super::chain::filter;
 use super::forward::Forward;
 use super::telemetry::Side;
-use crate::alpn;
 use crate::extension::ALL_PHASES;
+use crate::{alpn, source};
 
 /// What is particular to one connection manager.
 pub(super) struct Http {
@@ -139,12 +137,7 @@ fn manager(mut http: Http, common: &Common) -> hcm::HttpConnectionManager {
         Source::Inline(table) => RouteSpecifier::RouteConfig(*table),
         Source::Rds(name) => RouteSpecifier::Rds(hcm::Rds {
             route_config_name: name.to_string(),
-            config_source: Some(ConfigSource {
-                config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-                initial_fetch_timeout: Some(prost_types::Duration::default()),
-                resource_api_version: ApiVersion::V3.into(),
-                ..Default::default()
-            }),
+            config_source: Some(source::awaited(source::ads())),
         }),
     });
     out.access_log = common.telemetry.access_logs(common, http.side, false);
@@ -242,11 +235,7 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
 fn clusters_on_demand() -> OnDemand {
     OnDemand {
         odcds: Some(OnDemandCds {
-            source: Some(ConfigSource {
-                config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-                resource_api_version: ApiVersion::V3.into(),
-                ..Default::default()
-            }),
+            source: Some(source::ads()),
             timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
             ..Default::default()
         }),

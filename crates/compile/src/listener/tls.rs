@@ -5,12 +5,8 @@ use std::sync::Arc;
 use lateen_model::gateway::{ServerTls, ServerTlsMode};
 use lateen_model::mesh::{Mesh, TlsSettings};
 use lateen_proto::any;
-use lateen_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use lateen_proto::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
-use lateen_proto::envoy::config::core::v3::transport_socket;
-use lateen_proto::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source,
-};
+use lateen_proto::envoy::config::core::v3::api_config_source::ApiType;
+use lateen_proto::envoy::config::core::v3::{ConfigSource, TransportSocket, transport_socket};
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
@@ -22,7 +18,7 @@ use lateen_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::Ma
 
 use super::Common;
 use super::chain::texts;
-use crate::names;
+use crate::{names, source};
 
 /// Cipher suites of mutual TLS within the mesh, as Istio's.
 const MESH_CIPHERS: [&str; 6] = [
@@ -40,40 +36,18 @@ const TLS_1_3: i32 = 4;
 
 /// A secret that the agent serves over its Unix socket.
 pub(super) fn agent_secret(name: &str) -> SdsSecretConfig {
-    let source = ApiConfigSource {
-        api_type: api_config_source::ApiType::Grpc.into(),
-        transport_api_version: ApiVersion::V3.into(),
-        set_node_on_first_message_only: true,
-        grpc_services: vec![GrpcService {
-            target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-                cluster_name: "sds-grpc".to_owned(),
-                ..Default::default()
-            })),
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    SdsSecretConfig {
-        name: name.to_owned(),
-        sds_config: Some(ConfigSource {
-            config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
-            initial_fetch_timeout: Some(prost_types::Duration::default()),
-            resource_api_version: ApiVersion::V3.into(),
-            ..Default::default()
-        }),
-    }
+    awaited_secret(name, source::over_grpc("sds-grpc", ApiType::Grpc))
 }
 
 /// A secret that the control plane serves.
 pub(super) fn served_secret(name: &str) -> SdsSecretConfig {
+    awaited_secret(name, source::ads())
+}
+
+fn awaited_secret(name: &str, source: ConfigSource) -> SdsSecretConfig {
     SdsSecretConfig {
         name: name.to_owned(),
-        sds_config: Some(ConfigSource {
-            config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-            initial_fetch_timeout: Some(prost_types::Duration::default()),
-            resource_api_version: ApiVersion::V3.into(),
-            ..Default::default()
-        }),
+        sds_config: Some(source::awaited(source)),
     }
 }
 
