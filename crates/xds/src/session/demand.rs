@@ -10,13 +10,13 @@
 //!   again: it waits for its time-out, then fails, unless the cluster comes meanwhile. The same happens to later requests to a
 //!   name that there is not.
 //!   So what was asked for stays until it no longer exists, and comes back unasked if it exists again.
-//!   It is no different on a stream of the filter's own (`api_config_source`): each listener's has one, on which a second name
-//!   is asked for only after the first was answered, only answers about the first are read, and a name that was asked for is
-//!   never asked for again, whether it was answered with a cluster or not at all, and whether its removal came over this stream
-//!   or over that of the other configuration. Only another configuration of the filter makes Envoy ask anew: another listener,
-//!   which closes connections, or one by ECDS, whose former stream is torn down by the worker whose request last used it, for
-//!   which it is not made. So nothing that is not used can be taken away without a request that fails. Envoy has been offered
-//!   to forget by itself (<https://github.com/envoyproxy/envoy/pull/46069>); 1.40 has no such field.
+//!   It is no different on a stream of the filter's own (`api_config_source`, one for each listener): a second name is asked
+//!   for only after the first was answered, and a name that was asked for is never asked for again, whether it was answered
+//!   with a cluster, with its removal or not at all, and over whichever stream the removal came. What follows was read, not
+//!   tried: only another configuration of the filter makes Envoy ask anew, be it another listener, which closes connections,
+//!   or one by ECDS, whose former stream the worker would tear down whose request used it last. So nothing that is not used
+//!   can be taken away without a request that fails. An inactivity time-out in Envoy itself was proposed
+//!   (<https://github.com/envoyproxy/envoy/pull/46069>); the filter of 1.40 has no such field.
 //! - On a new stream Envoy subscribes to `*` and to every name that it ever asked for, removed ones included, and lists in
 //!   `initial_resource_versions` what it has, of both kinds.
 
