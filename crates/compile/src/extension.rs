@@ -20,6 +20,7 @@ use prost::{Message as _, Name as _};
 use crate::built::{Built, Resource};
 use crate::facts::ExtensionFacts;
 use crate::listener::Side;
+use crate::source;
 
 /// What names of filters and of their configurations begin with, as Istio has it.
 const PREFIX: &str = "extensions.istio.io/trafficextension/";
@@ -153,14 +154,7 @@ fn script(code: &str) -> Lua {
 /// Configuration that is asked for by the filter's name, and waited for without limit.
 fn discovered(types: &[&str]) -> core::ExtensionConfigSource {
     core::ExtensionConfigSource {
-        config_source: Some(core::ConfigSource {
-            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
-                core::AggregatedConfigSource {},
-            )),
-            initial_fetch_timeout: Some(prost_types::Duration::default()),
-            resource_api_version: core::ApiVersion::V3.into(),
-            ..core::ConfigSource::default()
-        }),
+        config_source: Some(source::awaited(source::ads())),
         type_urls: types.iter().map(|text| (*text).to_owned()).collect(),
         ..core::ExtensionConfigSource::default()
     }

@@ -13,13 +13,13 @@ pub(crate) fn ads() -> ConfigSource {
 }
 
 /// A stream of its own, to a cluster of the bootstrap.
-pub(crate) fn over_grpc(cluster: &str, api_type: ApiType) -> ConfigSource {
+pub(crate) fn over_grpc(cluster: &str) -> ConfigSource {
     let server = EnvoyGrpc {
         cluster_name: cluster.to_owned(),
         ..Default::default()
     };
     from(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
-        api_type: api_type.into(),
+        api_type: ApiType::Grpc.into(),
         transport_api_version: ApiVersion::V3.into(),
         set_node_on_first_message_only: true,
         grpc_services: vec![GrpcService {

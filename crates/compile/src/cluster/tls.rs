@@ -6,7 +6,6 @@ use lateen_model::destination::{ClientTls, TlsMode};
 use lateen_proto::any;
 use lateen_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use lateen_proto::envoy::config::core::v3 as core;
-use lateen_proto::envoy::config::core::v3::api_config_source::ApiType;
 use lateen_proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use lateen_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -281,7 +280,7 @@ fn validated(names: &[Arc<str>], crl: Option<&str>, authorities: tls::SdsSecretC
 }
 
 fn over_grpc(name: &str, cluster: &str, wait: bool) -> tls::SdsSecretConfig {
-    let source = source::over_grpc(cluster, ApiType::Grpc);
+    let source = source::over_grpc(cluster);
     tls::SdsSecretConfig {
         name: name.to_owned(),
         sds_config: Some(if wait { source::awaited(source) } else { source }),

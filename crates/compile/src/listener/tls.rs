@@ -5,8 +5,7 @@ use std::sync::Arc;
 use lateen_model::gateway::{ServerTls, ServerTlsMode};
 use lateen_model::mesh::{Mesh, TlsSettings};
 use lateen_proto::any;
-use lateen_proto::envoy::config::core::v3::api_config_source::ApiType;
-use lateen_proto::envoy::config::core::v3::{ConfigSource, TransportSocket, transport_socket};
+use lateen_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use lateen_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
@@ -18,6 +17,7 @@ use lateen_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::Ma
 
 use super::Common;
 use super::chain::texts;
+use crate::cluster::tls::agent_secret;
 use crate::{names, source};
 
 /// Cipher suites of mutual TLS within the mesh, as Istio's.
@@ -34,20 +34,11 @@ const TLS_1_2: i32 = 3;
 /// Envoy's number for TLS 1.3.
 const TLS_1_3: i32 = 4;
 
-/// A secret that the agent serves over its Unix socket.
-pub(super) fn agent_secret(name: &str) -> SdsSecretConfig {
-    awaited_secret(name, source::over_grpc("sds-grpc", ApiType::Grpc))
-}
-
 /// A secret that the control plane serves.
 pub(super) fn served_secret(name: &str) -> SdsSecretConfig {
-    awaited_secret(name, source::ads())
-}
-
-fn awaited_secret(name: &str, source: ConfigSource) -> SdsSecretConfig {
     SdsSecretConfig {
         name: name.to_owned(),
-        sds_config: Some(source::awaited(source)),
+        sds_config: Some(source::awaited(source::ads())),
     }
 }
 
