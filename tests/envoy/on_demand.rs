@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 
 use crate::scene::PATIENCE;
 
+mod forgotten;
+
 /// Services beside those that are named.
 const SERVICES: u8 = 100;
 
@@ -73,17 +75,8 @@ impl Scene {
         .await
     }
 
-    /// Those of Envoy's clusters that lead to services: the host's first label, and the port.
     async fn clusters(&self) -> Result<BTreeSet<String>> {
-        let text = self.envoy.admin("/clusters").await?;
-        let names = text
-            .lines()
-            .filter_map(|line| line.split("::").next()?.strip_prefix("outbound|"));
-        let short = |name: &str| {
-            let (port, host) = name.split_once("||")?;
-            Some(format!("{}:{port}", host.split('.').next()?))
-        };
-        Ok(names.filter_map(short).collect())
+        Ok(outbound(&self.envoy.admin("/clusters").await?))
     }
 
     async fn has(&self, name: &str, there: bool) -> Result<()> {
@@ -101,6 +94,19 @@ impl Scene {
         )?;
         Ok(())
     }
+}
+
+/// Those of Envoy's clusters that lead to services, of what its admin interface says of all: the host's first label, and
+/// the port.
+fn outbound(text: &str) -> BTreeSet<String> {
+    let names = text
+        .lines()
+        .filter_map(|line| line.split("::").next()?.strip_prefix("outbound|"));
+    let short = |name: &str| {
+        let (port, host) = name.split_once("||")?;
+        Some(format!("{}:{port}", host.split('.').next()?))
+    };
+    names.filter_map(short).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

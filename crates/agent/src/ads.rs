@@ -1,6 +1,7 @@
 //! ADS between Envoy and the control plane: bytes are passed through, both ways, without being understood, except the
-//! name table for DNS, which the agent asks for itself and keeps from Envoy, and configurations of filters, in which
-//! WebAssembly modules by URL become files.
+//! name table for DNS, which the agent asks for itself and keeps from Envoy, configurations of filters, in which
+//! WebAssembly modules by URL become files, and names of clusters that come on demand. Beside the streams of ADS it hears of
+//! requests whose cluster is not there.
 //!
 //! While the control plane is away, Envoy's stream is held open and the agent tries again; what Envoy has said waits.
 //! Once a stream to the control plane has carried anything, its end ends Envoy's too: Envoy must say anew what it has.
@@ -8,6 +9,7 @@
 mod codec;
 mod extensions;
 mod nametable;
+mod on_demand;
 mod relay;
 mod wire;
 
@@ -19,13 +21,16 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use lateen_proto::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 pub(crate) use nametable::NameTable;
+pub(crate) use on_demand::{OnDemand, watch_usage};
 pub(crate) use wire::Protocol;
 
 use crate::certificates::SecretStore;
@@ -47,6 +52,8 @@ pub(crate) struct AdsProxy {
     pub(crate) names: Option<watch::Sender<Option<Arc<NameTable>>>>,
     /// Who fetches WebAssembly modules; none when that is left to Envoy.
     pub(crate) modules: Option<Arc<Modules>>,
+    /// Clusters that come when they are first used; none when Envoy asks for them itself.
+    pub(crate) on_demand: Option<Arc<OnDemand>>,
 }
 
 /// Serves Envoy's ADS streams until told to stop.
@@ -81,8 +88,13 @@ impl tower::Service<http::Request<Body>> for Service {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let proxy = Arc::clone(&self.0);
         async move {
-            let Some(protocol) = Protocol::of_path(request.uri().path()) else {
-                return Ok(Status::unimplemented("the agent serves ADS only").into_http());
+            let path = request.uri().path();
+            if let (on_demand::PATH, Some(on_demand)) = (path, &proxy.on_demand) {
+                let mut grpc = Grpc::new(ProstCodec::default());
+                return Ok(grpc.streaming(MissingCluster(Arc::clone(on_demand)), request).await);
+            }
+            let Some(protocol) = Protocol::of_path(path) else {
+                return Ok(Status::unimplemented("the agent serves ADS, and hears of missing clusters").into_http());
             };
             let mut grpc = Grpc::new(Raw).max_decoding_message_size(MAXIMUM_REQUEST);
             Ok(grpc.streaming(Method { proxy, protocol }, request).await)
@@ -104,5 +116,18 @@ impl StreamingService<Bytes> for Method {
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let stream = relay::stream(Arc::clone(&self.proxy), self.protocol, request.into_inner());
         futures::future::ready(Ok(Response::new(stream)))
+    }
+}
+
+struct MissingCluster(Arc<OnDemand>);
+
+impl StreamingService<ProcessingRequest> for MissingCluster {
+    type Response = ProcessingResponse;
+    type ResponseStream = BoxStream<'static, Result<ProcessingResponse, Status>>;
+    type Future = futures::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
+        let answer = on_demand::answer(Arc::clone(&self.0), request.into_inner());
+        futures::future::ready(Ok(Response::new(answer)))
     }
 }

@@ -24,6 +24,8 @@ use crate::wasm::WasmConfig;
 const WORKLOAD_SOCKETS: &str = "./var/run/secrets/workload-spiffe-uds";
 /// Name of the socket that the agent itself serves.
 const OWN_SOCKET: &str = "socket";
+/// How long clusters on demand stay without being used, unless `LATEEN_ON_DEMAND_IDLE` says it.
+const ON_DEMAND_IDLE: Duration = Duration::from_secs(30 * 60);
 /// Labels and annotations of the pod, as the downward API writes them.
 const POD_LABELS: &str = "./etc/istio/pod/labels";
 const POD_ANNOTATIONS: &str = "./etc/istio/pod/annotations";
@@ -174,6 +176,9 @@ pub(crate) struct AgentConfig {
     pub(crate) dns: Option<DnsConfig>,
     /// None when modules are left to Envoy.
     pub(crate) wasm: Option<WasmConfig>,
+    /// After which time without a request a cluster that came on demand is forgotten; none where the agent takes no such
+    /// demands, and what came stays.
+    pub(crate) on_demand_idle: Option<Duration>,
     pub(crate) drain: DrainConfig,
     pub(crate) envoy_enabled: bool,
     pub(crate) log_as_json: bool,
@@ -228,6 +233,8 @@ impl AgentConfig {
         Ok(Self {
             pod_name: environment.get("POD_NAME").unwrap_or_default().to_owned(),
             wasm: WasmConfig::load(&environment)?,
+            on_demand_idle: Some(environment.duration("LATEEN_ON_DEMAND_IDLE", ON_DEMAND_IDLE)?)
+                .filter(|idle| role == Role::Sidecar && !idle.is_zero()),
             dns: network::dns(role, &environment, &namespace, &domain, &locals)?,
             instance_ips,
             drain: DrainConfig {

@@ -10,7 +10,7 @@ use lateen_runtime::Supervisor;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::ads::{self, AdsProxy};
+use crate::ads::{self, AdsProxy, OnDemand};
 use crate::bootstrap;
 use crate::certificates::{self, SecretStore};
 use crate::cli::ProxyArgs;
@@ -76,12 +76,14 @@ pub(crate) async fn run(args: ProxyArgs, environment: Environment, log_as_json: 
     };
     let modules = config.wasm.clone();
     let modules = modules.map(|wasm| Arc::new(Modules::new(wasm, Arc::clone(&metrics))));
+    let on_demand = spawn_on_demand(&supervisor, &config, &stop);
     let ads = AdsProxy {
         config: config.upstream.clone(),
         store,
         metrics,
         names,
         modules,
+        on_demand,
     };
     spawn(&supervisor, "ads", ads::serve(Arc::new(ads), stop.clone()));
     if config.ports.status != 0 {
@@ -162,6 +164,16 @@ fn spawn_dns(
         dns::serve(dns, receiver, Arc::clone(metrics), stop.clone()),
     );
     Some(sender)
+}
+
+/// Takes what Envoy asks for on demand, if the control plane is told so.
+fn spawn_on_demand(supervisor: &Supervisor, config: &AgentConfig, stop: &CancellationToken) -> Option<Arc<OnDemand>> {
+    let on_demand = Arc::new(OnDemand::new(config.on_demand_idle?));
+    if config.envoy_enabled {
+        let watch = ads::watch_usage(Arc::clone(&on_demand), config.admin(), stop.clone());
+        supervisor.spawn("usage", watch);
+    }
+    Some(on_demand)
 }
 
 /// A gateway's agent port is open to others, so it shows no metrics of an application.

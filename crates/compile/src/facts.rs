@@ -306,19 +306,21 @@ impl Classes {
         let traits = &survey.traits;
         let labels = traits.ordering_labels(proxy);
         let router = proxy.kind == ProxyKind::Router;
-        let capabilities = Capabilities {
-            // What patches change of virtual hosts they change in tables.
-            virtual_hosts: proxy.capabilities.virtual_hosts
-                && !crate::envoyfilter::change_routes(snapshot, &envoy_filters),
-            ..proxy.capabilities
-        };
+        // What patches change of virtual hosts they change in tables.
+        let virtual_hosts =
+            proxy.capabilities.virtual_hosts && !crate::envoyfilter::change_routes(snapshot, &envoy_filters);
         // Streams that can name clusters can have virtual hosts one by one. Patches and extensions may send requests to
         // clusters without a route that says so.
         let on_demand = proxy.kind == ProxyKind::Sidecar
-            && capabilities.virtual_hosts
+            && virtual_hosts
             && envoy_filters.is_empty()
             && extensions.is_empty()
             && snapshot.is_on_demand(&proxy.namespace);
+        let capabilities = Capabilities {
+            virtual_hosts,
+            asks_agent: on_demand && proxy.capabilities.asks_agent,
+            ..proxy.capabilities
+        };
         let outbound = Shared::new(OutboundFacts {
             kind: proxy.kind,
             namespace: proxy.namespace.clone(),
@@ -390,6 +392,7 @@ impl Classes {
                 options: proxy.options.clone(),
                 capabilities: Capabilities {
                     virtual_hosts: false,
+                    asks_agent: false,
                     ..proxy.capabilities
                 },
                 config: proxy.config.clone(),

@@ -5,6 +5,7 @@ mod forward;
 mod gateway;
 mod hcm;
 mod inbound;
+mod on_demand;
 mod outbound;
 pub(crate) mod plan;
 pub(crate) mod security;

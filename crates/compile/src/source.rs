@@ -14,20 +14,25 @@ pub(crate) fn ads() -> ConfigSource {
 
 /// A stream of its own, to a cluster of the bootstrap.
 pub(crate) fn over_grpc(cluster: &str) -> ConfigSource {
-    let server = EnvoyGrpc {
-        cluster_name: cluster.to_owned(),
-        ..Default::default()
-    };
     from(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
         api_type: ApiType::Grpc.into(),
         transport_api_version: ApiVersion::V3.into(),
         set_node_on_first_message_only: true,
-        grpc_services: vec![GrpcService {
-            target_specifier: Some(TargetSpecifier::EnvoyGrpc(server)),
-            ..Default::default()
-        }],
+        grpc_services: vec![grpc_service(cluster)],
         ..Default::default()
     }))
+}
+
+/// A server of gRPC behind a cluster of the bootstrap.
+pub(crate) fn grpc_service(cluster: &str) -> GrpcService {
+    let server = EnvoyGrpc {
+        cluster_name: cluster.to_owned(),
+        ..Default::default()
+    };
+    GrpcService {
+        target_specifier: Some(TargetSpecifier::EnvoyGrpc(server)),
+        ..Default::default()
+    }
 }
 
 /// What is waited for without limit before it is used.

@@ -14,3 +14,7 @@ pub use locality::Locality;
 pub use object::{ObjectKey, ObjectRef};
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use text::{ClusterId, InvalidName, Name, Namespace, Network, ServiceAccount};
+
+/// The name of the HTTP filter by which Envoy tells `lateen-agent` of a request whose cluster is not there. An agent that sees
+/// it in a listener knows that clusters come on demand.
+pub const MISSING_CLUSTER_FILTER: &str = "lateen.missing_cluster";

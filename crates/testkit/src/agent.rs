@@ -1,9 +1,10 @@
-//! A real `lateen-agent` with its Envoy, as a gateway of the mesh on a loopback address of its own: with a certificate
-//! from `lateend` and over mutual TLS, so that it may have secrets.
+//! A real `lateen-agent` with its Envoy, as a gateway of the mesh (or a sidecar without redirection) on a loopback address of
+//! its own: with a certificate from `lateend` and over mutual TLS, so that it may have secrets.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -29,7 +30,7 @@ pub struct Who<'a> {
     pub name: &'a str,
     /// Its namespace.
     pub namespace: &'a str,
-    /// The value of its label `istio`, which Gateways select.
+    /// The value of its label `istio`, which Gateways select; none makes it a sidecar.
     pub label: &'a str,
 }
 
@@ -45,8 +46,11 @@ pub struct GatewayAgent {
 /// # Errors
 /// When there is none among many.
 pub fn free_address() -> Result<Ipv4Addr> {
+    // Tests of one process that look at the same time must not find the same one.
+    static TRIED: AtomicU32 = AtomicU32::new(0);
     let seed = std::process::id();
-    for number in 0..1000_u32 {
+    for _ in 0..1000 {
+        let number = TRIED.fetch_add(1, Ordering::Relaxed);
         let mixed = (seed.wrapping_mul(2_654_435_761)).wrapping_add(number.wrapping_mul(40_503));
         let [_, a, b, c] = mixed.to_be_bytes();
         let address = Ipv4Addr::new(127, 20 + a % 200, b, 1 + c % 250);
@@ -69,10 +73,26 @@ impl GatewayAgent {
         who: Who<'_>,
         address: Ipv4Addr,
     ) -> Result<Self> {
+        Self::start_with(envoy, world, lateend, who, address, &[]).await
+    }
+
+    /// As [`Self::start`], with variables of its environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        envoy: &Path,
+        world: &World,
+        lateend: &Lateend,
+        who: Who<'_>,
+        address: Ipv4Addr,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let root = prepare(world, who)?;
         let mut command = Command::new(program("lateen-agent", "lateen-agent")?);
         let discovery = lateend.secure().to_string();
         configure(&mut command, (envoy, &root, world), who, address, &discovery);
+        command.envs(variables.iter().copied());
         command.args(["--bind-address", &address.to_string()]);
         let process = Process::start(command, &root.join("log"))?;
         let mut agent = Self { process, address };

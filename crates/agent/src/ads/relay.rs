@@ -18,7 +18,8 @@ use super::AdsProxy;
 use super::codec::Raw;
 use super::extensions::Extensions;
 use super::nametable::{TYPE, Tables};
-use super::wire::{Protocol, response_type};
+use super::on_demand::{CLUSTER, OnDemand};
+use super::wire::{Protocol, delta_request_type, response_type};
 use crate::config::FileCertificate;
 use crate::grpc::{self, ClientIdentity};
 use crate::wasm;
@@ -57,6 +58,8 @@ pub(super) fn stream(
             .modules
             .as_ref()
             .map(|modules| Extensions::new(Arc::clone(modules), protocol)),
+        on_demand: proxy.on_demand.clone().filter(|_| protocol == Protocol::Delta),
+        joined: false,
         proxy,
         protocol,
         envoy,
@@ -90,6 +93,10 @@ struct Relay {
     subscribed: bool,
     /// Configurations of filters, of which the agent fetches the modules; none when that is left to Envoy.
     extensions: Option<Extensions>,
+    /// Clusters on demand; none where they come unasked only.
+    on_demand: Option<Arc<OnDemand>>,
+    /// Envoy has asked for clusters: more can be named besides.
+    joined: bool,
 }
 
 enum Event {
@@ -103,6 +110,8 @@ enum Event {
     Connected(anyhow::Result<Upstream>),
     /// A configuration of filters is ready.
     Converted(Bytes),
+    /// Clusters are to be named, or named no more.
+    Named(Bytes),
 }
 
 impl Relay {
@@ -120,6 +129,7 @@ impl Relay {
                     return Ok(None);
                 }
                 Event::Converted(message) => return Ok(Some(message)),
+                Event::Named(request) => self.waiting.push_back(request),
                 Event::Room => self.send(),
                 Event::NoRoom => self.lost(Status::unavailable("the control plane ended the stream"))?,
                 Event::Opened(Ok(responses)) => {
@@ -157,6 +167,7 @@ impl Relay {
             opening = upstream.opening.as_mut();
             responses = upstream.responses.as_mut().map(Streaming::message);
         }
+        let named = self.on_demand.as_deref().filter(|_| self.joined).map(OnDemand::next);
         tokio::select! {
             request = self.envoy.message(), if self.waiting.len() < MAXIMUM_WAITING => Event::Request(request),
             Some(permit) = OptionFuture::from(room) => if permit.is_ok() { Event::Room } else { Event::NoRoom },
@@ -164,6 +175,7 @@ impl Relay {
             Some(response) = OptionFuture::from(responses) => Event::Response(response),
             Some(result) = OptionFuture::from(self.connecting.as_mut()) => Event::Connected(result),
             Some(message) = OptionFuture::from(self.extensions.as_mut().map(Extensions::next)) => Event::Converted(message),
+            Some(request) = OptionFuture::from(named), if self.waiting.len() < MAXIMUM_WAITING => Event::Named(request),
         }
     }
 
@@ -172,7 +184,13 @@ impl Relay {
             Some(extensions) => extensions.forward(request),
             None => Some(request),
         };
-        let Some(request) = request else { return };
+        let Some(mut request) = request else { return };
+        if let (Some(on_demand), false) = (&self.on_demand, self.joined)
+            && delta_request_type(&request).is_some_and(|of| of == CLUSTER)
+        {
+            request = on_demand.join(request);
+            self.joined = true;
+        }
         self.waiting.push_back(request);
         if !self.subscribed {
             self.subscribed = true;
@@ -204,6 +222,9 @@ impl Relay {
         if let (Some(extensions), true) = (&mut self.extensions, kind.as_deref() == Some(wasm::TYPE.as_bytes())) {
             extensions.push(response);
             return None;
+        }
+        if let (Some(on_demand), Some(kind)) = (&self.on_demand, &kind) {
+            on_demand.on_response(kind, &response);
         }
         if kind.is_none_or(|kind| kind != TYPE) {
             return Some(response);

@@ -10,6 +10,8 @@ const WHOLE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Stre
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Field `type_url` of both responses.
 const RESPONSE_TYPE: u32 = 4;
+/// Field `type_url` of a request for differences.
+const DELTA_REQUEST_TYPE: u32 = 2;
 
 /// How configuration is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +60,19 @@ impl Protocol {
 
 /// The type of a response's resources, without reading the resources.
 pub(super) fn response_type(message: &Bytes) -> Option<Bytes> {
+    text_field(RESPONSE_TYPE, message)
+}
+
+/// The type that a request for differences is about.
+pub(super) fn delta_request_type(message: &Bytes) -> Option<Bytes> {
+    text_field(DELTA_REQUEST_TYPE, message)
+}
+
+fn text_field(field: u32, message: &Bytes) -> Option<Bytes> {
     let mut rest = message.clone();
     while rest.has_remaining() {
         let (tag, kind) = decode_key(&mut rest).ok()?;
-        if tag == RESPONSE_TYPE && kind == WireType::LengthDelimited {
+        if tag == field && kind == WireType::LengthDelimited {
             let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
             return (length <= rest.len()).then(|| rest.slice(..length));
         }
@@ -102,6 +113,20 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(response_type(&delta.encode_to_vec().into()).unwrap(), "this");
+    }
+
+    #[test]
+    fn the_type_is_found_behind_the_node() {
+        let request = DeltaDiscoveryRequest {
+            node: Some(lateen_proto::envoy::config::core::v3::Node {
+                id: "x".repeat(300),
+                ..Default::default()
+            }),
+            type_url: "this".into(),
+            resource_names_subscribe: vec!["not this".into()],
+            ..Default::default()
+        };
+        assert_eq!(delta_request_type(&request.encode_to_vec().into()).unwrap(), "this");
     }
 
     #[test]

@@ -13,6 +13,9 @@ const LOCALITY_LABEL: &str = "istio-locality";
 /// Metadata that marks this agent's origin.
 const LATEEN_VERSION: &str = "LATEEN_VERSION";
 
+/// Metadata by which the control plane has Envoy ask the agent, not it, for clusters on demand.
+const LATEEN_ON_DEMAND: &str = "LATEEN_ON_DEMAND";
+
 /// The node of the bootstrap.
 pub(super) fn node(config: &AgentConfig) -> Value {
     json!({
@@ -123,6 +126,9 @@ fn metadata(config: &AgentConfig) -> Map<String, Value> {
         set("ANNOTATIONS", json!(config.annotations));
     }
     set(LATEEN_VERSION, json!(env!("CARGO_PKG_VERSION")));
+    if config.on_demand_idle.is_some() {
+        set(LATEEN_ON_DEMAND, json!("true"));
+    }
     let hbone = metadata.get("ENABLE_HBONE").and_then(Value::as_str) == Some("true");
     let discovery = config
         .environment

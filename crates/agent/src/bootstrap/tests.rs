@@ -41,6 +41,7 @@ fn metadata_has_the_keys_that_control_planes_read() {
             "ISTIO_VERSION": ISTIO_VERSION,
             "LABELS": { "app": "reviews", "version": "v1", "istio-locality": "region/zone" },
             "STATIC_LABELS": { "app": "reviews", "version": "v1", "istio-locality": "region/zone" },
+            "LATEEN_ON_DEMAND": "true",
             "METADATA_DISCOVERY": "false",
             "NAME": "reviews-1",
             "NAMESPACE": "shop",

@@ -16,7 +16,6 @@ use lateen_proto::envoy::extensions::filters::http::cors::v3::Cors;
 use lateen_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use lateen_proto::envoy::extensions::filters::http::grpc_stats::v3::{FilterConfig as GrpcStats, filter_config};
 use lateen_proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
-use lateen_proto::envoy::extensions::filters::http::on_demand::v3::{OnDemand, OnDemandCds};
 use lateen_proto::envoy::extensions::filters::http::router::v3::Router;
 use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use lateen_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -30,6 +29,7 @@ use prost::{Message, Name};
 use super::Common;
 use super::chain::filter;
 use super::forward::Forward;
+use super::on_demand;
 use super::telemetry::Side;
 use crate::extension::ALL_PHASES;
 use crate::{alpn, source};
@@ -217,7 +217,7 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
     all.push(http_filter("envoy.filters.http.cors", &Cors::default()));
     all.extend(http.forwards.iter().map(|forward| forward.http_filter(common)));
     if common.on_demand && http.side == Side::Outbound {
-        all.push(http_filter("envoy.filters.http.on_demand", &clusters_on_demand()));
+        all.extend(on_demand::filters(common.capabilities));
     }
     let debug = common.config.headers.envoy_debug_headers.unwrap_or(true);
     all.push(http_filter(
@@ -228,18 +228,6 @@ fn filters(http: Http, common: &Common) -> Vec<hcm::HttpFilter> {
         },
     ));
     all
-}
-
-/// Has Envoy ask for a cluster that a route sends to and that is not there, and has the request wait for it, for as long as
-/// this. One that there is not is answered at once, but Envoy asks for each name only once: later requests wait in vain.
-fn clusters_on_demand() -> OnDemand {
-    OnDemand {
-        odcds: Some(OnDemandCds {
-            source: Some(source::ads()),
-            timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
-            ..Default::default()
-        }),
-    }
 }
 
 /// An HTTP filter.

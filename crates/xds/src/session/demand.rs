@@ -9,14 +9,13 @@
 //! - **A name is asked for once.** When a cluster is removed, requests under way are finished, but the next one does not ask
 //!   again: it waits for its time-out, then fails, unless the cluster comes meanwhile. The same happens to later requests to a
 //!   name that there is not.
-//!   So what was asked for stays until it no longer exists, and comes back unasked if it exists again.
+//!   So what Envoy asked for by itself stays until it no longer exists, and comes back unasked if it exists again.
 //!   It is no different on a stream of the filter's own (`api_config_source`, one for each listener): a second name is asked
 //!   for only after the first was answered, and a name that was asked for is never asked for again, whether it was answered
-//!   with a cluster, with its removal or not at all, and over whichever stream the removal came. What follows was read, not
-//!   tried: only another configuration of the filter makes Envoy ask anew, be it another listener, which closes connections,
-//!   or one by ECDS, whose former stream the worker would tear down whose request used it last. So nothing that is not used
-//!   can be taken away without a request that fails. An inactivity time-out in Envoy itself was proposed
-//!   (<https://github.com/envoyproxy/envoy/pull/46069>); the filter of 1.40 has no such field.
+//!   with a cluster, with its removal or not at all, and over whichever stream the removal came.
+//!   But a request goes on waiting, and goes through as soon as the cluster comes, whoever had it sent. So behind `lateen-agent`
+//!   a filter tells the agent of the request, and it is the agent that names clusters on this stream and names them no more;
+//!   for the session that is no different from Envoy's doing it.
 //! - On a new stream Envoy subscribes to `*` and to every name that it ever asked for, removed ones included, and lists in
 //!   `initial_resource_versions` what it has, of both kinds.
 
