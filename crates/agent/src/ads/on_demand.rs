@@ -184,7 +184,8 @@ impl OnDemand {
     }
 
     /// Envoy's first request for clusters on a stream, with the names that it does not know of, and without those that it would
-    /// name though they are forgotten. What was about to be is named once more: Envoy has it still, and says so.
+    /// name though they are forgotten. What it has is named whatever was about to become of it: to the control plane a proxy with
+    /// clusters that it has not named is one that has them all.
     pub(super) fn join(&self, request: Bytes) -> Bytes {
         let mut state = self.lock();
         state.unsaid.clear();
@@ -200,9 +201,9 @@ impl OnDemand {
             names.push(WILDCARD.to_owned());
         }
         for (name, named) in &mut state.clusters {
-            if matches!(named.stage, Stage::Leaving { .. }) {
-                named.stage = Stage::There;
-            }
+            named.stage = named
+                .stage
+                .on_new_stream(read.initial_resource_versions.contains_key(name));
             if named.stage != Stage::Forgotten {
                 names.push(name.clone());
             }
@@ -278,6 +279,20 @@ impl OnDemand {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Responses may have been lost with the former stream: what Envoy says that it has is what counts.
+    fn on_new_stream(self, in_envoy: bool) -> Self {
+        match self {
+            _ if in_envoy => Self::There,
+            Self::Asked | Self::There | Self::Leaving { missed: true } => Self::Asked,
+            Self::Leaving { missed: false } | Self::Forgotten => Self::Forgotten,
+            Self::Absent => Self::Absent,
+        }
     }
 }
 

@@ -104,11 +104,13 @@ fn counted(name: &str, requests: u64, active: bool) -> BTreeMap<String, Counted>
     BTreeMap::from([(name.to_owned(), Counted { requests, active })])
 }
 
-/// What Envoy's first request on a stream subscribes to.
-fn joined(on_demand: &OnDemand, names: &[&str]) -> Vec<String> {
+/// What Envoy's first request on a stream subscribes to, if it names these and has these.
+fn joined(on_demand: &OnDemand, names: &[&str], has: &[&str]) -> Vec<String> {
+    let version = |name: &&str| ((*name).to_owned(), "1".to_owned());
     let request = DeltaDiscoveryRequest {
         type_url: CLUSTER.to_owned(),
         resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+        initial_resource_versions: has.iter().map(version).collect(),
         ..Default::default()
     };
     let joined = on_demand.join(request.encode_to_vec().into());
@@ -279,23 +281,47 @@ fn what_is_missed_is_not_forgotten_however_long_the_answer_takes() {
 }
 
 #[test]
-fn a_new_stream_names_all_that_envoy_has_and_nothing_that_is_forgotten() {
+fn a_new_stream_names_all_that_is_wanted() {
     let start = Instant::now();
     let on_demand = told();
-    assert_eq!(joined(&on_demand, &[]), [""; 0]);
-    on_demand.miss(HOST, "", start);
+    assert_eq!(joined(&on_demand, &[], &[]), [""; 0]);
+    let names = on_demand.miss(HOST, "", start);
     // Not said before, and not said twice. What Envoy asked for by itself stays.
-    assert_eq!(joined(&on_demand, &["*", WEB, "own"]), ["*", "own", DB, WEB]);
+    assert_eq!(joined(&on_demand, &["*", WEB, "own"], &["own"]), ["*", "own", DB, WEB]);
     assert_eq!(said(&on_demand), None);
-    assert_eq!(joined(&on_demand, &[]), ["*", DB, WEB]);
+    assert_eq!(joined(&on_demand, &[], &[WEB]), ["*", DB, WEB]);
+    assert_eq!(on_demand.verdict(&names), None);
+    clusters(&on_demand, &[DB], &[]);
+    assert_eq!(on_demand.verdict(&names), Some(Verdict::Pass));
+    // It was on its way and has not arrived.
+    assert_eq!(joined(&on_demand, &[], &[WEB]), ["*", DB, WEB]);
+    assert_eq!(on_demand.verdict(&names), None);
+}
 
+#[test]
+fn a_new_stream_names_nothing_that_is_forgotten_unless_envoy_has_it() {
+    let start = Instant::now();
     let on_demand = leaving(start);
     let names = on_demand.miss(HOST, "web", start);
-    // It is about to go as the stream ends. Envoy has it, so the control plane will not mention it.
-    assert_eq!(joined(&on_demand, &["*", WEB]), ["*", WEB]);
+    // The control plane will not mention it, since Envoy has it.
+    assert_eq!(joined(&on_demand, &["*", WEB], &[WEB]), ["*", WEB]);
     assert_eq!(on_demand.verdict(&names), Some(Verdict::Pass));
 
     let on_demand = leaving(start);
+    assert_eq!(joined(&on_demand, &["*", WEB], &[]), ["*"]);
+    assert!(on_demand.is_empty());
+
+    let on_demand = leaving(start);
+    on_demand.miss(HOST, "web", start);
+    assert_eq!(joined(&on_demand, &["*", WEB], &[]), ["*", WEB]);
+    assert_eq!(on_demand.verdict(&names), None);
+
+    let on_demand = leaving(start);
     clusters(&on_demand, &[], &[WEB]);
-    assert_eq!(joined(&on_demand, &["*", WEB]), ["*"]);
+    assert_eq!(joined(&on_demand, &["*", WEB], &[]), ["*"]);
+    // The removal did not arrive.
+    assert_eq!(joined(&on_demand, &["*"], &[WEB]), ["*", WEB]);
+    assert_eq!(on_demand.look(&counted(WEB, 1, false), start), 0);
+    assert_eq!(on_demand.look(&counted(WEB, 1, false), start + IDLE * 2), 1);
+    assert_eq!(said(&on_demand), unwanted(WEB));
 }
