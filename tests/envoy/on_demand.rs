@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use lateen_testkit::http::Answer;
 use lateen_testkit::world::{mesh, service};
-use lateen_testkit::{Envoy, Lateend, Load, Upstream, World, envoy, eventually, http, ports};
-use tokio::net::TcpStream;
+use lateen_testkit::{Envoy, Lateend, Load, Upstream, World, envoy, eventually, http, listens, ports};
 
 use crate::scene::PATIENCE;
 
@@ -145,10 +144,7 @@ async fn clusters_come_when_they_are_first_used() -> Result<()> {
         ports,
     };
     for port in [scene.ports.http, scene.ports.grpc, scene.ports.tcp] {
-        eventually("Envoy takes connections", PATIENCE, async || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()
-        })
-        .await?;
+        listens((Ipv4Addr::LOCALHOST, port).into(), PATIENCE).await?;
     }
     let done = async {
         first_use(&scene).await?;

@@ -8,9 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use lateen_testkit::agent::{GatewayAgent, Who, free_address};
 use lateen_testkit::world::mesh;
-use lateen_testkit::{Envoy, Lateend, Upstream, World, envoy, eventually, http, ports};
+use lateen_testkit::{Envoy, Lateend, Upstream, World, envoy, eventually, http, listens, ports};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
 /// The longest that a start may take: thousands of clusters, compiled by a debug build.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -90,10 +89,7 @@ async fn measure(binary: &std::path::Path, count: usize, on_demand: bool) -> Res
     let lateend = Lateend::start(&world).await?;
     let envoy = Envoy::sidecar(binary, lateend.plaintext(), world.directory()).await?;
     let door = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    eventually("Envoy takes connections", PATIENCE, async || {
-        TcpStream::connect(door).await.ok()
-    })
-    .await?;
+    listens(door, PATIENCE).await?;
     for number in 0..USED {
         let answer = http::get(door, &format!("s{number}.shop"), "/").await?;
         ensure!(answer.status == 200, "s{number}: {answer:?}\n{}", envoy.log());
@@ -189,10 +185,7 @@ async fn what_is_forgotten_gives_its_memory_back() -> Result<()> {
     ];
     let agent = GatewayAgent::start_with(&binary, &world, &lateend, who, free_address()?, &variables).await?;
     let door = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    eventually("Envoy takes connections", PATIENCE, async || {
-        TcpStream::connect(door).await.ok()
-    })
-    .await?;
+    listens(door, PATIENCE).await?;
     let memory = async || Memory::read(&agent.admin("/memory").await?);
     let clusters = async || outbound(&agent.admin("/clusters?format=json").await?);
 

@@ -318,7 +318,7 @@ impl Classes {
             && snapshot.is_on_demand(&proxy.namespace);
         let capabilities = Capabilities {
             virtual_hosts,
-            asks_agent: on_demand && proxy.capabilities.asks_agent,
+            tells_agent: on_demand && proxy.capabilities.tells_agent,
             ..proxy.capabilities
         };
         let outbound = Shared::new(OutboundFacts {
@@ -392,7 +392,7 @@ impl Classes {
                 options: proxy.options.clone(),
                 capabilities: Capabilities {
                     virtual_hosts: false,
-                    asks_agent: false,
+                    tells_agent: false,
                     ..proxy.capabilities
                 },
                 config: proxy.config.clone(),

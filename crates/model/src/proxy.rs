@@ -41,9 +41,9 @@ pub struct Capabilities {
     pub istio_filters: bool,
     /// Virtual hosts can come one by one, beside their route tables (VHDS): so they do on streams that speak delta.
     pub virtual_hosts: bool,
-    /// Its agent takes what Envoy asks for on demand, so that what was forgotten can come back (`LATEEN_ON_DEMAND`). It
-    /// concerns only those whose clusters come on demand.
-    pub asks_agent: bool,
+    /// Its agent has a missing cluster sent when Envoy tells it of a request that needs one, so that what was forgotten can come
+    /// back (`LATEEN_ON_DEMAND`). It concerns only those whose clusters come on demand.
+    pub tells_agent: bool,
 }
 
 /// Environment-like metadata that changes configuration.

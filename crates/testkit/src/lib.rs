@@ -31,5 +31,5 @@ pub use envoy::Envoy;
 pub use lateend::Lateend;
 pub use load::{Load, Tally};
 pub use upstream::Upstream;
-pub use wait::eventually;
+pub use wait::{eventually, listens};
 pub use world::World;

@@ -1,8 +1,10 @@
 //! Waiting for conditions.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 /// How often a condition is looked at.
@@ -26,4 +28,15 @@ pub async fn eventually<T>(what: &str, within: Duration, mut look: impl AsyncFnM
         .await
         .ok()
         .with_context(|| format!("not within {within:?}: {what}"))
+}
+
+/// Waits until somebody takes connections at `address`.
+///
+/// # Errors
+/// When nobody does after `within`.
+pub async fn listens(address: SocketAddr, within: Duration) -> Result<()> {
+    eventually(&format!("{address} takes connections"), within, async || {
+        TcpStream::connect(address).await.ok().map(drop)
+    })
+    .await
 }

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use lateen_testkit::agent::{GatewayAgent, Who, free_address};
 use lateen_testkit::world::{mesh, service};
-use lateen_testkit::{Lateend, Load, Upstream, World, envoy, eventually, http, ports};
+use lateen_testkit::{Lateend, Load, Upstream, World, envoy, eventually, http, listens, ports};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -120,10 +120,7 @@ impl Scene {
         ];
         let agent = GatewayAgent::start_with(binary, &world, &lateend, CALLER, free_address()?, &variables).await?;
         for port in [http, grpc] {
-            eventually("Envoy takes connections", PATIENCE, async || {
-                TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()
-            })
-            .await?;
+            listens((Ipv4Addr::LOCALHOST, port).into(), PATIENCE).await?;
         }
         Ok(Self {
             world,

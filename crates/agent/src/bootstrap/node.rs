@@ -13,7 +13,7 @@ const LOCALITY_LABEL: &str = "istio-locality";
 /// Metadata that marks this agent's origin.
 const LATEEN_VERSION: &str = "LATEEN_VERSION";
 
-/// Metadata by which the control plane has Envoy ask the agent, not it, for clusters on demand.
+/// Metadata by which the control plane has Envoy tell the agent of requests whose cluster is not there.
 const LATEEN_ON_DEMAND: &str = "LATEEN_ON_DEMAND";
 
 /// The node of the bootstrap.

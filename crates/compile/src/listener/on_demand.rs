@@ -39,7 +39,7 @@ const BACKSTOP: prost_types::Duration = prost_types::Duration { seconds: 7, nano
 /// See the module.
 pub(super) fn filters(capabilities: Capabilities) -> impl Iterator<Item = hcm::HttpFilter> {
     let told = capabilities
-        .asks_agent
+        .tells_agent
         .then(|| http_filter(MISSING_CLUSTER_FILTER, &told_to_agent()));
     told.into_iter().chain([asked_for()])
 }
@@ -69,7 +69,7 @@ fn told_to_agent() -> ExtensionWithMatcher {
             ..Default::default()
         }),
         request_attributes: ["xds.virtual_host_name", "xds.route_name"].map(str::to_owned).into(),
-        // What else is in the headers is not the agent's business.
+        // Headers are not the agent's business, but a list of those that are sent has at least one.
         forward_rules: Some(ext_proc::HeaderForwardingRules {
             allowed_headers: Some(ListStringMatcher {
                 patterns: vec![StringMatcher {

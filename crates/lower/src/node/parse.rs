@@ -172,7 +172,7 @@ pub fn proxy_from_node(node: &Node, snapshot: &Snapshot) -> Result<Proxy, NodeEr
             istio_filters: node.extensions.iter().any(|extension| extension.name == "istio.stats"),
             // The stream decides, not the Node.
             virtual_hosts: false,
-            asks_agent: metadata.flag("LATEEN_ON_DEMAND"),
+            tells_agent: metadata.flag("LATEEN_ON_DEMAND"),
         },
         pod_ports: metadata.pod_ports(),
         namespace,
