@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::VirtualService;
 use lateen_model::service::{Protocol, Resolution};
-use lateen_model::{Change, Proxy, Service, Shared, Snapshot, Table};
+use lateen_model::{Change, Service, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use crate::facts::{Classes, Family};
@@ -55,9 +55,7 @@ pub struct Changes {
     credentials: bool,
     policies: BTreeSet<ObjectKey>,
     telemetries: BTreeSet<ObjectKey>,
-    /// Addresses at which something else is served.
     instances: BTreeSet<(ClusterId, IpAddr)>,
-    /// Pods that differ, by cluster, namespace and name.
     workloads: BTreeSet<(ClusterId, Namespace, Arc<str>)>,
     /// Hosts toward which clusters or endpoints may differ.
     called: BTreeSet<Hostname>,
@@ -189,16 +187,20 @@ impl Changes {
         }
     }
 
-    /// Whether a proxy's Node has to be read anew, and its classes.
-    pub fn concern(&self, proxy: &Proxy) -> bool {
-        let served = |address: &IpAddr| self.instances.contains(&(proxy.cluster.clone(), *address));
-        let is_pod = || {
-            let (cluster, name) = (proxy.cluster.clone(), Arc::clone(&proxy.name));
-            self.workloads.contains(&(cluster, proxy.namespace.clone(), name))
-        };
+    /// Whether all proxies' Nodes have to be read anew, and their classes. If not, those have to of the proxies that have one of
+    /// [these addresses](Self::addresses) or are one of [these pods](Self::pods).
+    pub fn concern_everybody(&self) -> bool {
         self.classing
-            || (!self.instances.is_empty() && proxy.addresses.iter().any(served))
-            || (!self.workloads.is_empty() && is_pod())
+    }
+
+    /// Addresses at which something else is served, with their cluster.
+    pub fn addresses(&self) -> &BTreeSet<(ClusterId, IpAddr)> {
+        &self.instances
+    }
+
+    /// Pods that differ, by cluster, namespace and name.
+    pub fn pods(&self) -> &BTreeSet<(ClusterId, Namespace, Arc<str>)> {
+        &self.workloads
     }
 
     /// Whether other listeners for calls may be planned.

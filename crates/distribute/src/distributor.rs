@@ -10,10 +10,11 @@ use lateen_compile::{Classes, Family};
 use lateen_model::proxy::ProxyKind;
 use lateen_model::{Diagnostic, Proxy, Snapshot};
 use lateen_names::{Name, ObjectKey, ObjectRef, SpiffeId};
-use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, ResourceSet, Subscription, Wanted};
+use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, ResourceSet, Sets, Subscription, Wanted};
 use tokio::sync::{Notify, watch};
 
-use crate::families::{Families, class_name};
+use crate::directory::Directory;
+use crate::families::{Families, Turn, class_name};
 use crate::progress::{Progress, ProgressMetrics, Rejection};
 use crate::rounds::{Part, Rounds};
 use crate::wave::Wave;
@@ -35,6 +36,7 @@ pub struct Distributor {
 struct State {
     families: Families,
     proxies: BTreeMap<u64, Connected>,
+    directory: Directory,
     next: u64,
 }
 
@@ -63,7 +65,7 @@ impl ClassPush {
     /// What a proxy is to hold that should hold `current` so far, and whether that differs.
     fn next(&mut self, current: &Arc<Wanted>) -> (Arc<Wanted>, bool) {
         let differs = match &self.compared {
-            Some((held, differs)) if same_sets(held, current) => *differs,
+            Some((held, differs)) if held.is_same(current) => *differs,
             _ => self.differs(current),
         };
         self.compared = Some((Arc::clone(current), differs));
@@ -84,27 +86,19 @@ impl ClassPush {
         let newer = |old: Option<&ResourceSet>, set: &ResourceSet| {
             old.is_none_or(|old| !old.is_same(set) && old.diff(set).next().is_some())
         };
-        let any = |sets: &BTreeMap<Arc<str>, ResourceSet>, old: &BTreeMap<Arc<str>, ResourceSet>| {
-            sets.iter().any(|(of, set)| newer(old.get(of), set))
-        };
+        let any = |sets: &Sets, old: &Sets| sets.iter().any(|(of, set)| newer(old.get(of), set));
         any(&self.wanted.sets, &current.sets)
             || any(&self.wanted.by_name, &current.by_name)
             || self.wanted.by_name.len() != current.by_name.len()
     }
 }
 
-fn same_sets(one: &Arc<Wanted>, other: &Arc<Wanted>) -> bool {
-    let same = |one: &BTreeMap<Arc<str>, ResourceSet>, other: &BTreeMap<_, _>| {
-        let mut pairs = one.iter().zip(other);
-        one.len() == other.len() && pairs.all(|((a, one), (b, other))| a == b && one.is_same(other))
-    };
-    Arc::ptr_eq(one, other) || (same(&one.sets, &other.sets) && same(&one.by_name, &other.by_name))
-}
-
 /// A type's URL, and the name of a resource of it.
 type TypeAndName = (Arc<str>, Arc<str>);
 
 struct Connected {
+    /// Where it sits, by which proxies take turns.
+    seat: u64,
     node: Arc<Node>,
     proxy: Arc<Proxy>,
     classes: Arc<Classes>,
@@ -142,6 +136,7 @@ impl Distributor {
         let state = State {
             families: Families::default(),
             proxies: BTreeMap::new(),
+            directory: Directory::default(),
             next: 1,
         };
         Self {
@@ -200,23 +195,19 @@ impl Distributor {
     /// As [`Self::push`], and wakes those of a part only.
     fn push_to(&self, part: Part, snapshot: &Arc<Snapshot>, noticed: Instant) {
         let mut state = self.lock();
+        state.families.turn(snapshot);
+        for turn in state.families.take_turns() {
+            self.read_again(&mut state, &turn);
+        }
         let State { families, proxies, .. } = &mut *state;
-        families.turn(snapshot);
-        let turns = families.take_turns();
+        families.keep_up();
         self.wave.begin(snapshot.generation);
         // What is new to a class, found out once for all its proxies that held the same.
         let mut pushes: HashMap<*const Classes, ClassPush> = HashMap::new();
-        for (id, connected) in proxies.iter_mut() {
-            if turns.iter().any(|turn| turn.concerns(&connected.proxy)) {
-                self.read_again(connected, families);
-            }
-            // What nobody asks for in one turn is forgotten with the next: all classes ask, whoever is woken.
+        for connected in proxies.values_mut().filter(|connected| part.has(connected.seat)) {
             let push = pushes
                 .entry(Arc::as_ptr(&connected.classes))
                 .or_insert_with(|| ClassPush::new(families.wanted(&connected.classes), noticed));
-            if !part.has(*id) {
-                continue;
-            }
             connected.wanted.send_if_modified(|current| {
                 let (next, differs) = push.next(current);
                 if differs {
@@ -237,7 +228,33 @@ impl Distributor {
         self.moved.notify_one();
     }
 
-    fn read_again(&self, connected: &mut Connected, families: &mut Families) {
+    /// Reads the Nodes of those whom a turn concerns, and their classes.
+    fn read_again(&self, state: &mut State, turn: &Turn) {
+        let State {
+            families,
+            proxies,
+            directory,
+            ..
+        } = state;
+        let concerned: Vec<u64> = if turn.everybody {
+            proxies.keys().copied().collect()
+        } else {
+            directory.concerned(&turn.changes).collect()
+        };
+        for number in concerned {
+            let Some(connected) = proxies.get_mut(&number) else {
+                continue;
+            };
+            let before = Arc::clone(&connected.proxy);
+            self.read_one_again(connected, families);
+            if !Arc::ptr_eq(&before, &connected.proxy) {
+                directory.strike(number, &before);
+                directory.enter(number, &connected.proxy);
+            }
+        }
+    }
+
+    fn read_one_again(&self, connected: &mut Connected, families: &mut Families) {
         let Some(snapshot) = families.snapshot().cloned() else {
             return;
         };
@@ -341,6 +358,7 @@ impl Distributor {
         let State {
             families,
             proxies,
+            directory,
             next,
         } = &mut *state;
         // All proxies turn to a newer one together, with the next push: to turn for one of them would leave the sets of all
@@ -357,7 +375,9 @@ impl Distributor {
         let id = *next;
         *next += 1;
         let settled = Arc::new(AtomicU64::new(0));
+        directory.enter(id, &proxy);
         let connected = Connected {
+            seat: families.seat(&classes),
             node: Arc::new(node),
             proxy: Arc::new(proxy),
             classes,
@@ -523,7 +543,9 @@ fn find_origins(families: &Families, type_url: &str, name: &str) -> Arc<[ObjectR
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
-        state.proxies.remove(&self.id);
+        if let Some(connected) = state.proxies.remove(&self.id) {
+            state.directory.strike(self.id, &connected.proxy);
+        }
         self.proxies.set(i64::try_from(state.proxies.len()).unwrap_or(i64::MAX));
         drop(state);
         self.moved.notify_one();

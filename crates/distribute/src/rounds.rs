@@ -33,9 +33,9 @@ impl Part {
     /// Everybody.
     pub(crate) const ALL: Self = Self { index: 0, of: 1 };
 
-    /// Whether the proxy of this number belongs to it.
-    pub(crate) fn has(self, proxy: u64) -> bool {
-        proxy % self.of as u64 == self.index as u64
+    /// Whether the proxies of this seat belong to it.
+    pub(crate) fn has(self, seat: u64) -> bool {
+        seat % self.of as u64 == self.index as u64
     }
 
     /// How many such parts there are.
@@ -164,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn each_proxy_is_in_one_part() {
+    fn each_seat_is_in_one_part() {
         for of in 1..=MOST {
             let parts: Vec<Part> = (0..of).map(|index| Part { index, of }).collect();
-            for proxy in 0..100 {
-                assert_eq!(parts.iter().filter(|part| part.has(proxy)).count(), 1);
+            for seat in 0..100 {
+                assert_eq!(parts.iter().filter(|part| part.has(seat)).count(), 1);
             }
         }
     }

@@ -104,7 +104,7 @@ fn through_caches(families: &mut Families, snapshot: &Snapshot, proxy: &Proxy) -
     let resources = wanted
         .sets
         .iter()
-        .chain(&wanted.by_name)
+        .chain(wanted.by_name.iter())
         .flat_map(|(url, set)| set.iter().map(move |resource| (url, resource)));
     resources
         .map(|(url, resource)| ((url.to_string(), resource.name.to_string()), resource.body.to_vec()))
@@ -279,13 +279,15 @@ fn histories(deletes: f64) -> impl Strategy<Value = Picks> {
     prop::collection::vec(prop::collection::vec(pick, 1..4), 1..12)
 }
 
-/// Goes through a history, step by step, from a mesh that has the first of these objects.
-fn follow(first: &[Arc<Object>], objects: &[Arc<Object>], history: &Picks) -> Result<(), TestCaseError> {
+/// Goes through a history, step by step, from a mesh that has the first of these objects. What proxies hold is asked for with
+/// each step, or, as of proxies that are connected and take turns, with every third.
+fn follow(first: &[Arc<Object>], objects: &[Arc<Object>], history: &Picks, seldom: bool) -> Result<(), TestCaseError> {
     let proxies = split_sidecars();
+    let mut connected = Vec::new();
     let mut index = Index::new(Settings::new("").unwrap());
     index.apply(first.iter().map(|object| event(object, false)).collect());
     let mut families = Families::default();
-    for batch in std::iter::once(&Vec::new()).chain(history) {
+    for (step, batch) in std::iter::once(&Vec::new()).chain(history).enumerate() {
         index.apply(
             batch
                 .iter()
@@ -294,14 +296,21 @@ fn follow(first: &[Arc<Object>], objects: &[Arc<Object>], history: &Picks) -> Re
         );
         let snapshot = index.publish();
         families.turn(&snapshot);
-        for proxy in &proxies {
+        if seldom {
+            connected = proxies.iter().map(|proxy| families.classes_of(proxy)).collect();
+            families.keep_up();
+        }
+        let asked = |(number, _): &(usize, _)| !seldom || step == 0 || (step + number) % 3 == 0;
+        for (_, proxy) in proxies.iter().enumerate().filter(asked) {
             prop_assert!(
                 through_caches(&mut families, &snapshot, proxy) == alone(&snapshot, proxy),
                 "{}",
                 proxy.id
             );
         }
+        families.forget_before();
     }
+    drop(connected);
     Ok(())
 }
 
@@ -311,20 +320,25 @@ proptest! {
     #[test]
     fn hosts_by_themselves_change_no_byte(history in histories(0.2)) {
         let objects = [plain_objects(), demands(), demands()].concat();
-        follow(&objects, &objects, &history)?;
+        follow(&objects, &objects, &history, false)?;
+        follow(&objects, &objects, &history, true)?;
     }
 
     #[test]
     fn hosts_behind_a_sidecar_change_no_byte(history in histories(0.2)) {
         let objects = [plain_objects(), demands()].concat();
-        follow(&[fences(), objects.clone()].concat(), &objects, &history)?;
+        let first = [fences(), objects.clone()].concat();
+        follow(&first, &objects, &history, false)?;
+        follow(&first, &objects, &history, true)?;
     }
 
     #[test]
     fn hosts_with_something_in_common_change_no_byte(history in histories(0.5)) {
         let plain = plain_objects();
         let neighbours = neighbours();
-        follow(&plain, &[plain.clone(), neighbours.clone(), neighbours].concat(), &history)?;
+        let objects = [plain.clone(), neighbours.clone(), neighbours].concat();
+        follow(&plain, &objects, &history, false)?;
+        follow(&plain, &objects, &history, true)?;
     }
 }
 
@@ -365,6 +379,49 @@ fn what_concerns_a_host_selects_that_host_alone() {
     assert_eq!(turn(&mut index), (5, 0), "a service came");
     index.apply(vec![event(older(Kind::Service), true)]);
     assert_eq!(turn(&mut index), (5, 0), "a service went");
+}
+
+#[test]
+fn classes_of_proxies_that_take_turns_are_kept_up_meanwhile() {
+    let objects = plain_objects();
+    let sidecar = &split_sidecars()[0];
+    let mut index = Index::new(Settings::new("").unwrap());
+    index.apply(objects.iter().map(|object| event(object, false)).collect());
+    let mut families = Families::default();
+    families.turn(&index.publish());
+    let classes = families.classes_of(sidecar).unwrap();
+    families.wanted(&classes);
+    let first = families.work().whole;
+    for object in objects.iter().filter(|object| object.kind() == Kind::EndpointSlice) {
+        index.apply(vec![event(object, false)]);
+        families.turn(&index.publish());
+        families.keep_up();
+        families.forget_before();
+    }
+    let wanted = families.wanted(&classes);
+    assert_eq!(wanted.snapshot, families.generation());
+    assert_eq!(families.work().whole, first);
+    // With the last proxy of a class goes what it holds.
+    drop(classes);
+    for object in &objects[..2] {
+        index.apply(vec![event(object, false)]);
+        families.turn(&index.publish());
+        families.keep_up();
+    }
+    assert_eq!(families.sizes().0, 0);
+}
+
+#[test]
+fn those_of_a_class_sit_together_but_not_all_in_one_seat() {
+    let mut families = Families::default();
+    families.turn(&Index::new(Settings::new("").unwrap()).publish());
+    let classes = families.classes_of(&split_sidecars()[0]).unwrap();
+    let mut seats: BTreeMap<u64, usize> = BTreeMap::new();
+    for _ in 0..1000 {
+        *seats.entry(families.seat(&classes)).or_default() += 1;
+    }
+    let taken: Vec<usize> = seats.into_values().collect();
+    assert_eq!(taken, [vec![16; 62], vec![8]].concat());
 }
 
 /// A digest of everything that every proxy holds of the whole world, applied in some order.

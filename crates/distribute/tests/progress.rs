@@ -25,9 +25,11 @@ fn first() -> Arc<Snapshot> {
 
 /// The snapshot after one more Service.
 fn with(index: &mut Index, service: &str) -> Arc<Snapshot> {
-    let object = Object::decode(Kind::Service, &yaml::parse(service).unwrap())
-        .unwrap()
-        .value;
+    with_one(index, Kind::Service, service)
+}
+
+fn with_one(index: &mut Index, kind: Kind, text: &str) -> Arc<Snapshot> {
+    let object = Object::decode(kind, &yaml::parse(text).unwrap()).unwrap().value;
     index.apply(vec![Changed {
         cluster: ClusterId::new("Kubernetes").unwrap(),
         change: Change::Apply(Arc::new(object)),
@@ -111,6 +113,37 @@ async fn who_connects_between_two_pushes_joins_the_others() {
     for stream in [one, other] {
         assert_eq!(stream.wanted().borrow().snapshot, 2);
     }
+}
+
+#[tokio::test]
+async fn what_is_served_at_an_address_is_read_again_of_those_who_have_it() {
+    let mut index = Index::new(Settings::new("").unwrap());
+    let selecting = SERVICE.replace("spec: {", "spec: {selector: {app: a}, ");
+    let distributor = distributor(&with(&mut index, &selecting));
+    let connect = async |address: &str| {
+        let id = format!("sidecar~{address}~p.default~default.svc.cluster.local");
+        let node = Node { id, ..Node::default() };
+        distributor
+            .connect(node, &Peer::default(), Dialect::Delta)
+            .await
+            .unwrap()
+    };
+    let (one, other) = (connect("10.0.0.1").await, connect("10.0.0.2").await);
+    let mut serving = |address: &str| {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a, namespace: default, labels: {{app: a}}}}, \
+             status: {{phase: Running, podIP: {address}, podIPs: [{{ip: {address}}}], conditions: [{{type: Ready, status: 'True'}}]}}}}"
+        );
+        distributor.push(&with_one(&mut index, Kind::Pod, &pod), Instant::now());
+        [&one, &other].map(|stream| {
+            let wanted = stream.wanted().borrow().clone();
+            wanted.set(CLUSTER).unwrap().get("inbound|80||").is_some()
+        })
+    };
+    assert_eq!(serving("10.0.0.9"), [false, false]);
+    assert_eq!(serving("10.0.0.1"), [true, false]);
+    assert_eq!(serving("10.0.0.2"), [false, true]);
+    assert_eq!(serving("10.0.0.9"), [false, false]);
 }
 
 #[tokio::test]

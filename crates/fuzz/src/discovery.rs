@@ -54,10 +54,10 @@ fn server() -> Option<(Runtime, AdsService<World>)> {
         ..Wanted::default()
     };
     for url in [types::CLUSTER, types::ENDPOINTS, types::LISTENER, types::ROUTE] {
-        let set = Arc::make_mut(&mut wanted.sets).entry(url.into()).or_default();
-        for name in ["one", "two"] {
-            set.insert(Arc::new(Resource::new(name, Bytes::from_static(b"body"))));
-        }
+        let resource = |name: &str| Resource::new(name, Bytes::from_static(b"body"));
+        wanted
+            .sets
+            .insert(url, ["one", "two"].map(resource).into_iter().collect());
     }
     let settings = Settings {
         request_limit: 64 << 10,

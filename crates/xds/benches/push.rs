@@ -56,7 +56,7 @@ fn wanted(snapshot: u64, set: ResourceSet) -> Arc<Wanted> {
         snapshot,
         version: snapshot.to_string().into(),
         changed_at: None,
-        sets: Arc::new([(ENDPOINTS.into(), set)].into()),
+        sets: [(ENDPOINTS.into(), set)].into_iter().collect(),
         ..Wanted::default()
     })
 }

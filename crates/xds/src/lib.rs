@@ -19,7 +19,7 @@ pub use lateen_proto::envoy::config::core::v3::Node;
 
 pub use discovery::{Discovery, Event, NamedAny, Peer, Question, Refusal, ResponseId, Subscription};
 pub use metrics::XdsMetrics;
-pub use resource::{Difference, Resource, ResourceSet, Wanted};
+pub use resource::{Difference, Resource, ResourceSet, Sets, Wanted};
 pub use server::{AdsService, ResponseBody, Settings};
 pub use session::{Contents, Dialect, PATIENCE, Push, Session, TypeStatus, Violation};
 pub use sessions::{Answered, Nack, SessionRecord, Sessions, SyncState, TypeRecord};

@@ -1,8 +1,8 @@
 //! Resources and sets of them: encoded once, shared by every proxy that holds them.
 
 mod known;
+mod sets;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use self::known::Step;
 use self::known::{Found, Known};
+pub use self::sets::Sets;
 
 /// One resource, encoded. Two resources are equal when their content hashes are.
 #[derive(Clone)]
@@ -60,10 +61,10 @@ pub struct Wanted {
     /// When the oldest change that this brings was noticed, for the time that proxies take to converge.
     pub changed_at: Option<Instant>,
     /// What to hold of each type, by type URL. A type that is missing is an empty set.
-    pub sets: Arc<BTreeMap<Arc<str>, ResourceSet>>,
+    pub sets: Sets,
     /// Of types of which there is more than comes unasked: all there is, by type URL. What it holds beyond `sets` is for
     /// streams that name it, be it beside a wildcard subscription; of a type that is missing, `sets` has everything.
-    pub by_name: BTreeMap<Arc<str>, ResourceSet>,
+    pub by_name: Sets,
 }
 
 // === impl Resource ===
@@ -266,6 +267,11 @@ impl Wanted {
     /// What to hold of one type, unasked.
     pub fn set(&self, type_url: &str) -> Option<&ResourceSet> {
         self.sets.get(type_url)
+    }
+
+    /// Whether both hold the same sets, whatever snapshots they are of.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.sets.is_same(&other.sets) && self.by_name.is_same(&other.by_name)
     }
 
     /// What there is of one type, whether it comes unasked or by name only.

@@ -295,12 +295,13 @@ where
         };
         tokio::select! {
             biased;
-            () = shared.drain.started() => Err(draining()),
             request = read(*dialect, requests, &shared.metrics) => request.map(|request| request.map(Input::Request)),
             changed = running.wanted.changed() => {
                 changed.map(|()| Some(Input::Wanted)).map_err(|_| Status::unavailable("to be configured anew"))
             }
             () = time => Ok(Some(Input::Time)),
+            // Last: all streams share it, and it is waited for only where nothing else is to be done.
+            () = shared.drain.started() => Err(draining()),
         }
     }
 

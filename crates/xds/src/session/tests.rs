@@ -23,7 +23,7 @@ fn wanted(snapshot: u64, sets: &[(&str, &[(&str, &str)])]) -> Arc<Wanted> {
         snapshot,
         version: Arc::from(format!("v{snapshot}")),
         changed_at: None,
-        sets: Arc::new(sets.iter().map(|(url, names)| (Arc::from(*url), set(names))).collect()),
+        sets: sets.iter().map(|(url, names)| (Arc::from(*url), set(names))).collect(),
         ..Wanted::default()
     })
 }

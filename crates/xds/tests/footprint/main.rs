@@ -32,13 +32,12 @@ fn wanted(snapshot: u64, clusters: &ResourceSet, endpoints: &ResourceSet) -> Arc
         snapshot,
         version: Arc::from("v"),
         changed_at: None,
-        sets: Arc::new(
-            [
-                (Arc::from(CLUSTER), clusters.clone()),
-                (Arc::from(ENDPOINTS), endpoints.clone()),
-            ]
-            .into(),
-        ),
+        sets: [
+            (Arc::from(CLUSTER), clusters.clone()),
+            (Arc::from(ENDPOINTS), endpoints.clone()),
+        ]
+        .into_iter()
+        .collect(),
         ..Wanted::default()
     })
 }
@@ -132,7 +131,7 @@ fn a_proxy_that_names_some_costs_those() {
     let unasked: ResourceSet = all.iter().take(100).cloned().collect();
     let make = |snapshot: u64, endpoints: &ResourceSet| {
         let mut wanted = Wanted::clone(&wanted(snapshot, &unasked, endpoints));
-        wanted.by_name.insert(Arc::from(CLUSTER), all.clone());
+        wanted.by_name.insert(CLUSTER, all.clone());
         Arc::new(wanted)
     };
     let world = make(1, &endpoints);

@@ -147,9 +147,8 @@ impl TestServer {
             next.snapshot += 1;
             next.version = Arc::from(format!("v{}", next.snapshot));
             next.changed_at = Some(Instant::now());
-            let all = Arc::make_mut(&mut next.sets);
             for (url, resources) in sets {
-                all.insert(Arc::from(*url), resources.iter().cloned().collect());
+                next.sets.insert(*url, resources.iter().cloned().collect());
             }
             published = next.snapshot;
             *wanted = Arc::new(next);

@@ -362,7 +362,7 @@ async fn many_proxies_at_once_wait_for_their_turn_and_nobody_is_refused() {
     let set = [cluster("a", 1)].into_iter().collect();
     let wanted = Wanted {
         snapshot: 1,
-        sets: Arc::new([(Arc::from(CLUSTER), set)].into()),
+        sets: [(Arc::from(CLUSTER), set)].into_iter().collect(),
         ..Wanted::default()
     };
     let most = Arc::new(AtomicUsize::new(0));

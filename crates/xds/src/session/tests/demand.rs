@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::proxy::Pair;
 use crate::types::{CLUSTER, ENDPOINTS, LISTENER, ROUTE};
-use crate::{Dialect, Resource, ResourceSet, Wanted};
+use crate::{Dialect, Resource, ResourceSet, Sets, Wanted};
 
 fn set(names: &[(&str, &str)]) -> ResourceSet {
     let resource = |(name, body): &(&str, &str)| Resource::new(*name, body.as_bytes().to_vec().into());
@@ -23,7 +23,7 @@ fn wanted(snapshot: u64, unasked: &[(&str, &str)], by_name: &[(&str, &str)]) -> 
             (ROUTE, &[("r", "1")]),
         ],
     ));
-    wanted.by_name.insert(Arc::from(CLUSTER), set(&all));
+    wanted.by_name.insert(CLUSTER, set(&all));
     Arc::new(wanted)
 }
 
@@ -116,7 +116,7 @@ fn a_new_stream_brings_what_was_named_and_missed() {
 fn a_proxy_that_had_everything_keeps_it() {
     let all: &[(&str, &str)] = &[("a", "1"), ("eager", "1")];
     let mut eagerly = Wanted::clone(&wanted(1, all, &[]));
-    eagerly.by_name.clear();
+    eagerly.by_name = Sets::default();
     let mut pair = started(Arc::new(eagerly), &["a", "eager"]);
     pair.sent();
     // Old listeners would not ask.

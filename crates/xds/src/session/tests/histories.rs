@@ -56,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What is wanted, where these names of some types come on demand.
 fn wanted(snapshot: u64, all: &BTreeMap<Arc<str>, ResourceSet>, on_demand: bool) -> Arc<Wanted> {
-    let (mut sets, mut by_name) = (all.clone(), BTreeMap::new());
+    let (mut sets, mut by_name) = (all.clone(), BTreeMap::<Arc<str>, ResourceSet>::new());
     for url in [CLUSTER, VIRTUAL_HOST].into_iter().filter(|_| on_demand) {
         let set = sets.get_mut(url).unwrap();
         by_name.insert(Arc::from(url), set.clone());
@@ -71,8 +71,8 @@ fn wanted(snapshot: u64, all: &BTreeMap<Arc<str>, ResourceSet>, on_demand: bool)
         snapshot,
         version: Arc::from(format!("v{snapshot}")),
         changed_at: None,
-        sets: Arc::new(sets),
-        by_name,
+        sets: sets.into_iter().collect(),
+        by_name: by_name.into_iter().collect(),
     })
 }
 
