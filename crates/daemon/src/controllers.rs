@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use lateen_ca::pki::TrustBundle;
@@ -25,8 +25,10 @@ use crate::config::Config;
 use crate::pipeline::{Objects, Pipeline};
 use crate::trust::Trust;
 
-/// Changes of progress in quick succession are looked at together.
+/// Changes of progress in quick succession are looked at together, and so seldom that the look at all proxies takes no more
+/// than a fiftieth of the time, or what it takes on a machine that has much else to do.
 const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a snapshot holds.
 #[derive(Debug, Clone, Default)]
@@ -190,7 +192,9 @@ async fn follow(
             () = distributor.moved() => {}
             () = drain.started() => return,
         }
+        let begun = Instant::now();
         let progress = distributor.progress();
+        let spent = begun.elapsed();
         holdings.forget_before(progress.settled);
         let rejections = progress.rejections.iter().flat_map(|rejection| {
             rejection.objects.iter().map(|object| Rejection {
@@ -218,7 +222,7 @@ async fn follow(
             differs
         });
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(PAUSE.max((spent * 50).min(LONGEST_PAUSE))) => {}
             () = drain.started() => return,
         }
     }
