@@ -25,9 +25,10 @@ use crate::config::Config;
 use crate::pipeline::{Objects, Pipeline};
 use crate::trust::Trust;
 
-/// Changes of progress in quick succession are looked at together, and so seldom that the look at all proxies takes no more
-/// than a fiftieth of the time, or what it takes on a machine that has much else to do.
+/// Changes of progress in quick succession are looked at together.
 const PAUSE: Duration = Duration::from_millis(100);
+/// A look takes longer the more proxies there are: it is followed by a pause of so many times as long, within limits.
+const PAUSES: u32 = 50;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a snapshot holds.
@@ -222,7 +223,7 @@ async fn follow(
             differs
         });
         tokio::select! {
-            () = tokio::time::sleep(PAUSE.max((spent * 50).min(LONGEST_PAUSE))) => {}
+            () = tokio::time::sleep(PAUSE.max((spent * PAUSES).min(LONGEST_PAUSE))) => {}
             () = drain.started() => return,
         }
     }

@@ -14,7 +14,7 @@ use lateen_xds::{Dialect, Discovery, Event, Node, Peer, Refusal, ResourceSet, Se
 use tokio::sync::{Notify, watch};
 
 use crate::directory::Directory;
-use crate::families::{Families, Turn, class_name};
+use crate::families::{Families, class_name};
 use crate::progress::{Progress, ProgressMetrics, Rejection};
 use crate::rounds::{Part, Rounds};
 use crate::wave::Wave;
@@ -196,9 +196,7 @@ impl Distributor {
     fn push_to(&self, part: Part, snapshot: &Arc<Snapshot>, noticed: Instant) {
         let mut state = self.lock();
         state.families.turn(snapshot);
-        for turn in state.families.take_turns() {
-            self.read_again(&mut state, &turn);
-        }
+        self.read_again(&mut state);
         let State { families, proxies, .. } = &mut *state;
         families.keep_up();
         self.wave.begin(snapshot.generation);
@@ -228,18 +226,20 @@ impl Distributor {
         self.moved.notify_one();
     }
 
-    /// Reads the Nodes of those whom a turn concerns, and their classes.
-    fn read_again(&self, state: &mut State, turn: &Turn) {
+    /// Reads the Nodes of those whom a turn since the last call concerns, and their classes.
+    fn read_again(&self, state: &mut State) {
         let State {
             families,
             proxies,
             directory,
             ..
         } = state;
-        let concerned: Vec<u64> = if turn.everybody {
+        let turns = families.take_turns();
+        let concerned: BTreeSet<u64> = if turns.iter().any(|turn| turn.everybody) {
             proxies.keys().copied().collect()
         } else {
-            directory.concerned(&turn.changes).collect()
+            let each = turns.iter().flat_map(|turn| directory.concerned(&turn.changes));
+            each.collect()
         };
         for number in concerned {
             let Some(connected) = proxies.get_mut(&number) else {

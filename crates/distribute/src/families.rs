@@ -30,7 +30,7 @@ const FAMILIES: usize = Family::ALL.len();
 /// a class holds is put together only when somebody asks.
 #[derive(Default)]
 pub struct Families {
-    now: Option<Arc<Now>>,
+    now: Option<Now>,
     /// Changes between snapshots turned to since [`Families::take_turns`].
     turns: Vec<Turn>,
     selected: Selected,
@@ -100,11 +100,11 @@ impl Families {
             }
             None => Survey::new(snapshot),
         };
-        self.now = Some(Arc::new(Now {
+        self.now = Some(Now {
             snapshot: Arc::clone(snapshot),
             survey,
             version: snapshot.generation.to_string().into(),
-        }));
+        });
     }
 
     /// Finds out of all classes that proxies are of whether their sets are still right, and selects anew what is not. What they
@@ -149,7 +149,7 @@ impl Families {
             Some((known, _)) => Arc::clone(known),
             None => {
                 let classes = Arc::new(classes);
-                self.meet(Arc::clone(&classes));
+                class_of(&mut self.classes, &mut self.met, &classes);
                 classes
             }
         })
@@ -158,40 +158,22 @@ impl Families {
     /// Where a proxy of these classes sits among all proxies, for as long as it likes: those of a class together, so that a
     /// part of all seats has a part of the classes, but not too many in one seat.
     pub fn seat(&mut self, classes: &Arc<Classes>) -> u64 {
-        let class = match self.classes.get_mut(classes) {
-            Some(class) => class,
-            None => self.meet(Arc::clone(classes)),
-        };
+        let class = class_of(&mut self.classes, &mut self.met, classes);
+        let seat = class.number + class.seated / TOGETHER;
         class.seated += 1;
-        class.number + (class.seated - 1) / TOGETHER
-    }
-
-    fn meet(&mut self, classes: Arc<Classes>) -> &mut Class {
-        self.met += 1;
-        let number = self.met;
-        self.classes.entry(classes).or_insert(Class {
-            number,
-            seated: 0,
-            joined: None,
-        })
+        seat
     }
 
     /// Everything that proxies of these classes hold under the snapshot last turned to; nothing before the first.
-    pub fn wanted(&mut self, classes: &Classes) -> Arc<Wanted> {
-        let Some(now) = self.now.clone() else {
-            return Arc::default();
-        };
-        if !self.classes.contains_key(classes) {
-            self.meet(Arc::new(classes.clone()));
-        }
-        let Some(class) = self.classes.get_mut(classes) else {
+    pub fn wanted(&mut self, classes: &Arc<Classes>) -> Arc<Wanted> {
+        let Some(now) = &self.now else {
             return Arc::default();
         };
         let selected = &mut self.selected;
-        class
+        class_of(&mut self.classes, &mut self.met, classes)
             .joined
-            .get_or_insert_with(|| Joined::new(selected.places(&now, classes)))
-            .wanted(&now, classes, selected)
+            .get_or_insert_with(|| Joined::new(selected.places(now, classes)))
+            .wanted(now, classes, selected)
     }
 
     /// Which objects made the resource of a name, for a class; empty if there is no such resource.
@@ -213,6 +195,18 @@ impl Families {
     pub fn work(&self) -> Work {
         self.selected.work()
     }
+}
+
+/// What is kept of a class, which may be a new one.
+fn class_of<'a>(known: &'a mut HashMap<Arc<Classes>, Class>, met: &mut u64, classes: &Arc<Classes>) -> &'a mut Class {
+    known.entry(Arc::clone(classes)).or_insert_with(|| {
+        *met += 1;
+        Class {
+            number: *met,
+            seated: 0,
+            joined: None,
+        }
+    })
 }
 
 /// Whether a proxy is of these classes: it holds them, beside the key.

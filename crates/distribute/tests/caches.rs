@@ -100,7 +100,7 @@ fn alone(snapshot: &Snapshot, proxy: &Proxy) -> Content {
 }
 
 fn through_caches(families: &mut Families, snapshot: &Snapshot, proxy: &Proxy) -> Content {
-    let wanted = families.wanted(&Classes::of(snapshot, proxy));
+    let wanted = families.wanted(&Arc::new(Classes::of(snapshot, proxy)));
     let resources = wanted
         .sets
         .iter()
@@ -484,6 +484,9 @@ fn proxies_of_a_class_share_what_they_hold() {
     );
     let (one, other) = (Classes::of(&snapshot, &one), Classes::of(&snapshot, &other));
     assert_eq!(one, other);
-    assert!(Arc::ptr_eq(&families.wanted(&one), &families.wanted(&other)));
+    assert!(Arc::ptr_eq(
+        &families.wanted(&Arc::new(one)),
+        &families.wanted(&Arc::new(other))
+    ));
     assert_eq!(families.sizes().0, Family::ALL.len());
 }
