@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use lateen_model::proxy::ProxyKind;
 use lateen_model::route::VirtualService;
-use lateen_model::service::{Protocol, Resolution};
-use lateen_model::{Change, Service, Shared, Snapshot, Table};
+use lateen_model::service::Resolution;
+use lateen_model::{Change, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Hostname, Namespace, ObjectKey};
 
 use crate::facts::{Classes, Family};
-use crate::listener::plan;
+use crate::listener::plan::plans_by_endpoints;
 use crate::listener::security::upstream_hosts;
 use crate::scope::{destinations, destinations_besides};
 
@@ -111,8 +111,10 @@ impl Changes {
         for change in new.services.diff(&old.services) {
             changes.services.insert(change.key().host.clone());
             match &change {
-                // Facts tell whether a proxy is an endpoint of a headless service.
-                Change::Updated(_, old, new) => changes.classing |= old.is_headless() != new.is_headless(),
+                // Facts tell whether a proxy is an endpoint that others have a listener for.
+                Change::Updated(_, old, new) => {
+                    changes.classing |= plans_by_endpoints(old) != plans_by_endpoints(new);
+                }
                 Change::Added(_, service) | Change::Removed(_, service) => {
                     came_or_went.insert(&service.host);
                 }
@@ -330,12 +332,6 @@ fn reach_differs(old: &VirtualService, new: &VirtualService) -> bool {
         || old.export_to != new.export_to
         || old.semantics != new.semantics
         || to(old) != to(new)
-}
-
-/// Whether a service has listeners of its own for its endpoints.
-fn plans_by_endpoints(service: &Service) -> bool {
-    let bytes = |protocol: Protocol| plan::kind_of(protocol).is_some_and(|kind| kind != plan::Kind::Http);
-    service.resolution == Resolution::Passthrough && service.ports.iter().any(|port| bytes(port.protocol))
 }
 
 fn keys<K: Ord + Clone, T>(new: &Table<K, T>, old: &Table<K, T>) -> BTreeSet<K> {

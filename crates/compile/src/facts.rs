@@ -14,9 +14,10 @@ use lateen_model::mesh::ProxyConfig;
 use lateen_model::patch::Patch;
 use lateen_model::policy::{EnvoyFilter, Scope as PolicyScope};
 use lateen_model::proxy::{Capabilities, Interception, IpFamilies, Options, ProxyKind};
-use lateen_model::{Labels, Proxy, ServiceKey, Shared, Snapshot, Table};
+use lateen_model::{Labels, Proxy, Shared, Snapshot, Table};
 use lateen_names::{ClusterId, Hostname, Locality, Namespace, Network, ObjectKey};
 
+use crate::listener::plan::plans_by_endpoints;
 use crate::survey::Survey;
 pub(crate) use traits::Traits;
 
@@ -150,8 +151,8 @@ pub struct ListenerFacts {
     pub outbound: Shared<OutboundFacts>,
     /// Facts that only telemetry sees.
     pub telemetry: TelemetryFacts,
-    /// Own addresses, for proxies without interception and headless services without oneself; first the primary one.
-    pub addresses: Vec<IpAddr>,
+    /// Own address, where some services have listeners of their own for their endpoints, of which the proxy is one.
+    pub own: Option<IpAddr>,
     /// TrafficExtensions and WasmPlugins for calls, in order of application.
     pub extensions: Vec<ObjectKey>,
 }
@@ -361,13 +362,16 @@ impl Classes {
         };
         let sidecar_key = sidecar.clone();
         let bound = proxy.interception == Interception::None && !router;
-        let headless = snapshot_has_own_headless(snapshot, &instances);
+        let planned = instances.iter().any(|instance| {
+            let service = snapshot.services.get(&instance.service);
+            service.is_some_and(|service| plans_by_endpoints(service))
+        });
         let addresses = |known: bool| if known { proxy.addresses.clone() } else { Vec::new() };
         Self {
             listeners: Shared::new(ListenerFacts {
                 outbound: outbound.clone(),
                 telemetry: telemetry.clone(),
-                addresses: addresses(bound || headless),
+                own: proxy.addresses.first().copied().filter(|_| planned),
                 extensions: on_side(false),
             }),
             extensions: Shared::new(ExtensionFacts {
@@ -578,12 +582,4 @@ fn forwards_to_pod(snapshot: &Snapshot, sidecar: Option<&ObjectKey>) -> bool {
                 .into_iter()
                 .any(|target| target.starts_with("0.0.0.0:") || target.starts_with("[::]:"))
         })
-}
-
-/// Whether the proxy itself is an endpoint of a headless service: then its listeners leave out its own address.
-fn snapshot_has_own_headless(snapshot: &Snapshot, instances: &[Instance]) -> bool {
-    instances.iter().any(|instance| {
-        let key: &ServiceKey = &instance.service;
-        snapshot.services.get(key).is_some_and(|service| service.is_headless())
-    })
 }

@@ -69,8 +69,8 @@ pub(crate) struct Listed(Arc<[Shared<Kind>]>);
 pub(crate) struct Changed {
     /// Names of those that are there no longer.
     gone: BTreeSet<String>,
-    /// Those that are new or differ.
-    kinds: Vec<Shared<Kind>>,
+    /// Places of those that are new or differ.
+    made: Vec<usize>,
 }
 
 /// What a listener is for.
@@ -115,7 +115,7 @@ pub(crate) fn replaced(
 ) -> Option<(BTreeSet<String>, Vec<Input>)> {
     let out = &facts.outbound;
     // The listener of the proxy protocol may have the address of one that is planned.
-    if out.kind != ProxyKind::Sidecar || !facts.addresses.is_empty() || out.options.http_proxy_port.is_some() {
+    if out.kind != ProxyKind::Sidecar || out.options.http_proxy_port.is_some() {
         return None;
     }
     let changed = now.scope.changed_listeners.get_or_init(|| {
@@ -123,7 +123,12 @@ pub(crate) fn replaced(
         let _ = now.scope.listeners.set(Listed(listed.into()));
         Some(changed)
     });
-    let Changed { gone, kinds } = changed.as_ref()?;
+    let Changed { gone, made } = changed.as_ref()?;
+    let Listed(listed) = now.scope.listeners.get()?;
+    plan::toward_itself(before.scope.planned.get()?, facts.own)?;
+    let own = plan::toward_itself(now.scope.planned.get()?, facts.own)?;
+    let others = made.iter().filter(|at| !own.contains(at));
+    let kinds: Vec<_> = others.map(|&at| listed[at].clone()).collect();
     let inputs = match kinds.as_slice() {
         [] => Vec::new(),
         kinds => inputs(now.snapshot, facts, kinds),
@@ -159,7 +164,7 @@ fn changed(
             .any(|tcp| hosts.iter().any(|host| host.matches(&tcp.service.host)))
     };
     let (mut gone, mut made, mut listed) = (BTreeSet::new(), Vec::new(), Vec::new());
-    for planned in plan::of_class(now.snapshot, now.scope, facts, &[]).iter() {
+    for planned in plan::of_class(now.snapshot, now.scope, facts) {
         while let Some((left, _)) = old.next_if(|(old, _)| old.place() < planned.place()) {
             gone.insert(outbound::name_of(left));
         }
@@ -167,9 +172,8 @@ fn changed(
         let kind = match same {
             Some((old, kind)) if old == planned && !concerns(planned) => kind.clone(),
             _ => {
-                let kind = Shared::new(Kind::Outbound(outbound::of(planned, now, facts)));
-                made.push(kind.clone());
-                kind
+                made.push(listed.len());
+                Shared::new(Kind::Outbound(outbound::of(planned, now, facts)))
             }
         };
         listed.push(kind);
@@ -177,7 +181,7 @@ fn changed(
     gone.extend(old.map(|(left, _)| outbound::name_of(left)));
     // What follows does not depend on services.
     listed.extend(kinds.iter().skip(planned.len()).cloned());
-    Some((Changed { gone, kinds: made }, listed))
+    Some((Changed { gone, made }, listed))
 }
 
 fn inputs(snapshot: &Snapshot, facts: &ListenerFacts, kinds: &[Shared<Kind>]) -> Vec<Input> {
@@ -210,32 +214,39 @@ fn inputs(snapshot: &Snapshot, facts: &ListenerFacts, kinds: &[Shared<Kind>]) ->
         .collect()
 }
 
-/// Proxies without addresses of their own share one list.
+/// Sidecars of a class share one list, less what would lead to themselves.
 fn kinds<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &ListenerFacts) -> Cow<'a, [Shared<Kind>]> {
     let out = &facts.outbound;
-    let list = || -> Vec<Shared<Kind>> {
-        let all: Vec<Kind> = match out.kind {
-            ProxyKind::Sidecar => {
-                let planned = outbound::select(snapshot, scope, facts).into_iter().map(Kind::Outbound);
-                let catchall = outbound::catchall(snapshot, scope, out)
-                    .into_iter()
-                    .map(Kind::VirtualOutbound);
-                let proxy = outbound::http_proxy(out).into_iter().map(Kind::HttpProxy);
-                planned.chain(catchall).chain(proxy).collect()
+    match out.kind {
+        ProxyKind::Sidecar => {
+            let planned = plan::of_class(snapshot, scope, out);
+            let listed = || Listed(of_sidecar(planned, Sight { snapshot, scope }, out).into());
+            let Listed(listed) = scope.listeners.get_or_init(listed);
+            match plan::toward_itself(planned, facts.own) {
+                Some(own) if own.is_empty() => Cow::Borrowed(listed),
+                Some(own) => [&listed[..own.start], &listed[own.end..]].concat().into(),
+                None => {
+                    let planned = plan::plan(snapshot, &scope.egress, out, facts.own);
+                    of_sidecar(&planned, Sight { snapshot, scope }, out).into()
+                }
             }
-            ProxyKind::Router => gateway::select(snapshot, scope, out)
-                .into_iter()
-                .map(Kind::Gateway)
-                .collect(),
-            ProxyKind::Waypoint | ProxyKind::Ztunnel => Vec::new(),
-        };
-        all.into_iter().map(Shared::new).collect()
-    };
-    if facts.addresses.is_empty() && out.kind == ProxyKind::Sidecar {
-        Cow::Borrowed(&scope.listeners.get_or_init(|| Listed(list().into())).0)
-    } else {
-        Cow::Owned(list())
+        }
+        ProxyKind::Router => {
+            let gateways = gateway::select(snapshot, scope, out).into_iter();
+            gateways.map(|gateway| Shared::new(Kind::Gateway(gateway))).collect()
+        }
+        ProxyKind::Waypoint | ProxyKind::Ztunnel => Cow::default(),
     }
+}
+
+/// The listeners that are planned, in their order, and those that a sidecar has whatever there is to call.
+fn of_sidecar(planned: &[Planned], sight: Sight<'_>, facts: &OutboundFacts) -> Vec<Shared<Kind>> {
+    let planned = outbound::all(planned, sight, facts).into_iter().map(Kind::Outbound);
+    let catchall = outbound::catchall(sight.snapshot, sight.scope, facts)
+        .into_iter()
+        .map(Kind::VirtualOutbound);
+    let proxy = outbound::http_proxy(facts).into_iter().map(Kind::HttpProxy);
+    planned.chain(catchall).chain(proxy).map(Shared::new).collect()
 }
 
 impl Kind {

@@ -235,8 +235,12 @@ fn neighbours() -> Vec<Arc<Object>> {
         service("pods", "{clusterIP: None, selector: {app: pods}, ports: [{name: tcp, port: 9000}]}"),
         "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: pods-x, namespace: shop, \
          labels: {kubernetes.io/service-name: pods}}\nports: [{name: http, port: 80}, {name: tcp, port: 9100}]\n\
-         endpoints: [{addresses: [10.2.9.1], conditions: {ready: true}}]\n"
+         endpoints: [{addresses: [10.2.9.1], conditions: {ready: true}}, {addresses: [10.9.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: caller, namespace: shop}}]\n"
             .to_owned(),
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {name: caller, namespace: shop, labels: {app: pods}}\nspec: {containers: []}\nstatus: {phase: Running, podIP: 10.9.0.1, \
+         podIPs: [{ip: 10.9.0.1}], conditions: [{type: Ready, status: \"True\"}]}\n"
+            .to_owned(),
+        entry("itself", "itself.example", "addresses: [10.9.0.1]\n  ports: [{number: 9100, name: tcp, protocol: TCP}]\n  resolution: STATIC"),
         "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: unserved, namespace: shop}\nspec:\n  hosts: [lonely.example, s2]\n  http:\n  \
          - route: [{destination: {host: s2.default.svc.cluster.local}}]\n"
             .to_owned(),
@@ -379,6 +383,41 @@ fn what_concerns_a_host_selects_that_host_alone() {
     assert_eq!(turn(&mut index), (5, 0), "a service came");
     index.apply(vec![event(older(Kind::Service), true)]);
     assert_eq!(turn(&mut index), (5, 0), "a service went");
+}
+
+#[test]
+fn listeners_toward_a_proxy_itself_stay_left_out() {
+    let [sidecar, _] = split_sidecars();
+    let named = |name: &str| -> Vec<Arc<Object>> {
+        let all = neighbours().into_iter();
+        all.filter(|object| object.key().is_ok_and(|key| key.name == name)).collect()
+    };
+    let (pods, entry) = (named("pods"), named("itself"));
+    let caller = [named("pods-x"), named("caller")].concat();
+    let mut index = Index::new(Settings::new("").unwrap());
+    let first = [plain_objects(), pods[..1].to_vec(), caller].concat();
+    index.apply(first.iter().map(|object| event(object, false)).collect());
+    let mut families = Families::default();
+    let mut turn = |index: &mut Index| {
+        let snapshot = index.publish();
+        let before = families.work().whole;
+        families.turn(&snapshot);
+        let content = through_caches(&mut families, &snapshot, &sidecar);
+        assert!(content == alone(&snapshot, &sidecar));
+        let names = content.into_keys().map(|(_, name)| name);
+        let listeners: Vec<String> = names
+            .filter(|name| name.starts_with("10.2.9.1_9") || name.starts_with("10.9.0.1_9"))
+            .collect();
+        (listeners, families.work().whole - before)
+    };
+    assert_eq!(turn(&mut index).0, ["10.2.9.1_9100"]);
+    index.apply(vec![event(&pods[1], false)]);
+    let own_service = 2; // what it serves itself
+    assert_eq!(turn(&mut index), (vec!["10.2.9.1_9000".to_owned()], own_service));
+    index.apply(vec![event(&pods[0], false), event(&entry[0], false)]);
+    assert_eq!(turn(&mut index).0, ["10.2.9.1_9100", "10.9.0.1_9100"]);
+    index.apply(vec![event(&entry[0], true)]);
+    assert_eq!(turn(&mut index).0, ["10.2.9.1_9100"]);
 }
 
 #[test]

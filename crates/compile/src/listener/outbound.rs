@@ -21,7 +21,7 @@ use super::tcp::Target;
 use super::telemetry::Side;
 use super::{Common, tcp};
 use crate::extension::ALL_PHASES;
-use crate::facts::{ListenerFacts, OutboundFacts};
+use crate::facts::OutboundFacts;
 use crate::route::{outbound_policy, resolve, source_applies};
 use crate::scope::{EgressScope, Sight};
 use crate::{Scope, names};
@@ -71,11 +71,9 @@ impl Outbound {
     }
 }
 
-pub(super) fn select(snapshot: &Snapshot, scope: &Scope, facts: &ListenerFacts) -> Vec<Outbound> {
-    plan::of_class(snapshot, scope, &facts.outbound, &facts.addresses)
-        .iter()
-        .map(|planned| of(planned, Sight { snapshot, scope }, &facts.outbound))
-        .collect()
+/// The listeners that are planned.
+pub(super) fn all(planned: &[Planned], sight: Sight<'_>, facts: &OutboundFacts) -> Vec<Outbound> {
+    planned.iter().map(|planned| of(planned, sight, facts)).collect()
 }
 
 /// The listener that is planned.

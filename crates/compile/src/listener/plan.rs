@@ -3,9 +3,9 @@
 //! HTTP services share one listener per port and are told apart by virtual host. TCP services have a listener on their own
 //! address where they have one. Where both want the same listener, the protocol is sniffed.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -37,6 +37,8 @@ pub(crate) struct Bind {
     pub addresses: Vec<Arc<str>>,
     /// Whether a socket is really opened, rather than connections handed over by the virtual listener.
     pub to_port: bool,
+    /// Whether the address is that of an endpoint of services without addresses, and nothing else asks for it.
+    pub endpoint: bool,
 }
 
 /// A service that connects as bytes on a listener.
@@ -87,23 +89,38 @@ impl Planned {
     }
 }
 
-/// The outbound listeners of a class, for proxies with these addresses of their own.
-pub(crate) fn of_class<'a>(
-    snapshot: &Snapshot,
-    scope: &'a Scope,
-    facts: &OutboundFacts,
-    own: &[IpAddr],
-) -> Cow<'a, [Planned]> {
-    let planned = || plan(snapshot, &scope.egress, facts, own);
-    if own.is_empty() {
-        Cow::Borrowed(scope.planned.get_or_init(|| planned().into()))
-    } else {
-        Cow::Owned(planned())
-    }
+/// The outbound listeners of a class, whichever address a proxy has.
+pub(crate) fn of_class<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &OutboundFacts) -> &'a [Planned] {
+    let planned = || plan(snapshot, &scope.egress, facts, None).into();
+    scope.planned.get_or_init(planned)
 }
 
-/// Plans all outbound listeners of a class, in the order of their addresses and ports.
-fn plan(snapshot: &Snapshot, egress: &[EgressScope], facts: &OutboundFacts, own: &[IpAddr]) -> Vec<Planned> {
+/// Those of them that the proxy at an address does not have, because they lead to itself; `None` if something else wants to
+/// listen there, too, so that the proxy's have to be planned by themselves.
+pub(crate) fn toward_itself(planned: &[Planned], own: Option<IpAddr>) -> Option<Range<usize>> {
+    let Some(own) = own.map(|own| own.to_string()) else {
+        return Some(0..0);
+    };
+    let start = planned.partition_point(|planned| planned.place().0 < own.as_str());
+    let here = planned[start..].iter().take_while(|planned| planned.place().0 == own);
+    let mut count = 0;
+    for planned in here {
+        if !planned.bind.endpoint {
+            return None;
+        }
+        count += 1;
+    }
+    Some(start..start + count)
+}
+
+/// Plans all outbound listeners of a class, in the order of their addresses and ports, for all proxies or for the one at an
+/// address.
+pub(super) fn plan(
+    snapshot: &Snapshot,
+    egress: &[EgressScope],
+    facts: &OutboundFacts,
+    own: Option<IpAddr>,
+) -> Vec<Planned> {
     let mut plan = Plan {
         facts,
         listeners: BTreeMap::new(),
@@ -148,6 +165,7 @@ fn entry_bind(entry: &EgressScope, facts: &OutboundFacts) -> (Bind, Option<(u16,
             Bind {
                 addresses,
                 to_port: none,
+                endpoint: false,
             },
             None,
         );
@@ -160,7 +178,11 @@ fn entry_bind(entry: &EgressScope, facts: &OutboundFacts) -> (Bind, Option<(u16,
         None => Vec::new(),
     };
     (
-        Bind { addresses, to_port },
+        Bind {
+            addresses,
+            to_port,
+            endpoint: false,
+        },
         egress.port.as_ref().map(|port| (port.number, port.protocol)),
     )
 }
@@ -216,6 +238,12 @@ pub(crate) fn addresses<'a>(service: &'a Service, facts: &'a OutboundFacts) -> i
     all.iter().filter(fits).chain(only)
 }
 
+/// Whether a service has listeners of its own for its endpoints.
+pub(crate) fn plans_by_endpoints(service: &Service) -> bool {
+    let bytes = |protocol: Protocol| kind_of(protocol).is_some_and(|kind| kind != Kind::Http);
+    service.resolution == Resolution::Passthrough && service.ports.iter().any(|port| bytes(port.protocol))
+}
+
 /// Server-first protocols live on these ports; nothing may be sniffed there.
 fn is_well_known(port: u16) -> bool {
     matches!(port, 3306 | 27017)
@@ -235,7 +263,7 @@ impl Plan<'_> {
         port: u16,
         protocol: Protocol,
         bind: Bind,
-        own: &[IpAddr],
+        own: Option<IpAddr>,
         egress: usize,
     ) {
         let kind = kind_of(protocol);
@@ -251,10 +279,11 @@ impl Plan<'_> {
                 .unwrap_or_default();
             let plain_entry = service.registry != Registry::Kubernetes && service.selector.is_none();
             if !(plain_entry && listed.is_empty()) {
-                for address in listed.into_iter().filter(|address| own.first() != Some(address)) {
+                for address in listed.into_iter().filter(|address| own != Some(*address)) {
                     let bind = Bind {
                         addresses: vec![address.to_string().into()],
                         to_port: bind.to_port,
+                        endpoint: true,
                     };
                     self.add(service, port, protocol, bind, Vec::new(), egress);
                 }
@@ -341,6 +370,7 @@ impl Plan<'_> {
             self.listeners.insert(key.clone(), planned);
             return;
         };
+        current.bind.endpoint &= bind.endpoint;
         if current.locked {
             return;
         }
@@ -353,7 +383,11 @@ impl Plan<'_> {
                 current.sniff_http = true;
                 current.kind = Kind::Auto;
             }
-            (Kind::Auto, Kind::Http) => *current = fresh(kind),
+            (Kind::Auto, Kind::Http) => {
+                let endpoint = current.bind.endpoint;
+                *current = fresh(kind);
+                current.bind.endpoint = endpoint;
+            }
             (Kind::Auto, Kind::Tcp) if !meets => {
                 current.routes = Some(http_name(true));
                 current.sniff_http = true;
@@ -392,4 +426,65 @@ fn endpoint_addresses(endpoints: &Endpoints, port: u16) -> Vec<IpAddr> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Classes;
+    use crate::testing::{service, sidecar, world};
+
+    /// A database of two pods, each called at its own address.
+    fn database() -> String {
+        let pods = [("10.1.0.1", "eu-a", json!({})), ("10.1.0.2", "eu-b", json!({}))];
+        service("db", &pods).replace("\"10.96.0.1\"", "\"None\"").replace("\"http\"", "\"tcp\"")
+    }
+
+    /// The places that are planned for all proxies; which of them the first pod has not, and what is planned for it alone.
+    fn planned(objects: &str) -> (Vec<Planned>, Option<Range<usize>>, Vec<Planned>) {
+        let snapshot = world(json!({}), objects, false);
+        let proxy = sidecar("10.1.0.1", "");
+        let classes = Classes::of(&snapshot, &proxy);
+        let own = classes.listeners.own;
+        assert_eq!(own, proxy.addresses.first().copied());
+        let scope = Scope::new(&snapshot, &classes.outbound);
+        let all = plan(&snapshot, &scope.egress, &classes.outbound, None);
+        let alone = plan(&snapshot, &scope.egress, &classes.outbound, own);
+        let left_out = toward_itself(&all, own);
+        (all, left_out, alone)
+    }
+
+    #[test]
+    fn a_proxy_has_no_listener_toward_itself() {
+        let (mut all, left_out, alone) = planned(&database());
+        assert_eq!(all.len(), 2);
+        all.drain(left_out.unwrap());
+        assert_eq!(all, alone);
+        assert_eq!(alone[0].place(), ("10.1.0.2", 80));
+    }
+
+    #[test]
+    fn what_else_listens_at_its_address_it_has() {
+        let entry = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": "other", "namespace": "default"},
+            "spec": {"hosts": ["other.example"], "addresses": ["10.1.0.1"], "resolution": "STATIC",
+                     "ports": [{"number": 80, "name": "tcp", "protocol": "TCP"}]},
+        });
+        let (all, left_out, alone) = planned(&format!("{}---\n{entry}\n", database()));
+        assert_eq!(left_out, None);
+        let hosts = |planned: &[Planned]| -> Vec<usize> { planned.iter().map(|planned| planned.tcp.len()).collect() };
+        assert_eq!((hosts(&all), hosts(&alone)), (vec![2, 1], vec![1, 1]));
+    }
+
+    #[test]
+    fn whoever_speaks_http_shares_its_port() {
+        let pods = [("10.1.0.1", "eu-a", json!({}))];
+        let headless = service("web", &pods).replace("\"10.96.0.1\"", "\"None\"");
+        let snapshot = world(json!({}), &headless, false);
+        let classes = Classes::of(&snapshot, &sidecar("10.1.0.1", ""));
+        assert_eq!(classes.listeners.own, None);
+    }
 }

@@ -115,7 +115,7 @@ type Named = BTreeMap<Arc<str>, (usize, u16)>;
 
 fn named(Sight { snapshot, scope }: Sight<'_>, facts: &OutboundFacts) -> Named {
     let mut tables = Named::new();
-    for planned in plan::of_class(snapshot, scope, facts, &[]).iter() {
+    for planned in plan::of_class(snapshot, scope, facts) {
         if let Some(name) = planned.routes.clone() {
             // A table has one name whichever listener asks for it; the egress listener that names the port decides.
             let chosen = (planned.egress, planned.port);
