@@ -390,7 +390,8 @@ fn listeners_toward_a_proxy_itself_stay_left_out() {
     let [sidecar, _] = split_sidecars();
     let named = |name: &str| -> Vec<Arc<Object>> {
         let all = neighbours().into_iter();
-        all.filter(|object| object.key().is_ok_and(|key| key.name == name)).collect()
+        all.filter(|object| object.key().is_ok_and(|key| key.name == name))
+            .collect()
     };
     let (pods, entry) = (named("pods"), named("itself"));
     let caller = [named("pods-x"), named("caller")].concat();

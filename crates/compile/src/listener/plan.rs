@@ -439,7 +439,9 @@ mod tests {
     /// A database of two pods, each called at its own address.
     fn database() -> String {
         let pods = [("10.1.0.1", "eu-a", json!({})), ("10.1.0.2", "eu-b", json!({}))];
-        service("db", &pods).replace("\"10.96.0.1\"", "\"None\"").replace("\"http\"", "\"tcp\"")
+        service("db", &pods)
+            .replace("\"10.96.0.1\"", "\"None\"")
+            .replace("\"http\"", "\"tcp\"")
     }
 
     /// The places that are planned for all proxies; which of them the first pod has not, and what is planned for it alone.
