@@ -125,6 +125,7 @@ pub(crate) fn replaced(
     });
     let Changed { gone, made } = changed.as_ref()?;
     let Listed(listed) = now.scope.listeners.get()?;
+    // Whoever was or is planned alone has other listeners than its class.
     plan::toward_itself(before.scope.planned.get()?, facts.own)?;
     let own = plan::toward_itself(now.scope.planned.get()?, facts.own)?;
     let others = made.iter().filter(|at| !own.contains(at));
@@ -241,7 +242,8 @@ fn kinds<'a>(snapshot: &Snapshot, scope: &'a Scope, facts: &ListenerFacts) -> Co
 
 /// The listeners that are planned, in their order, and those that a sidecar has whatever there is to call.
 fn of_sidecar(planned: &[Planned], sight: Sight<'_>, facts: &OutboundFacts) -> Vec<Shared<Kind>> {
-    let planned = outbound::all(planned, sight, facts).into_iter().map(Kind::Outbound);
+    let planned = planned.iter();
+    let planned = planned.map(|planned| Kind::Outbound(outbound::of(planned, sight, facts)));
     let catchall = outbound::catchall(sight.snapshot, sight.scope, facts)
         .into_iter()
         .map(Kind::VirtualOutbound);

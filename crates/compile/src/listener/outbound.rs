@@ -71,11 +71,6 @@ impl Outbound {
     }
 }
 
-/// The listeners that are planned.
-pub(super) fn all(planned: &[Planned], sight: Sight<'_>, facts: &OutboundFacts) -> Vec<Outbound> {
-    planned.iter().map(|planned| of(planned, sight, facts)).collect()
-}
-
 /// The listener that is planned.
 pub(super) fn of(planned: &Planned, Sight { snapshot, scope }: Sight<'_>, facts: &OutboundFacts) -> Outbound {
     let mut origins = BTreeSet::new();
